@@ -1,0 +1,153 @@
+//! increment and compare-and-swap: one call, one look at the key, one record.
+
+use std::convert::Infallible;
+
+use crossbeam_epoch as epoch;
+
+use crate::bucket::Bucket;
+use crate::commit::{Decision, Outcome, Told, check_value};
+use crate::error::{Error, ErrorKind, Result};
+use crate::log::record::Record;
+use crate::pending::Commit;
+use crate::value::{Value, Version};
+
+/// What became of a [`Bucket::compare_and_swap`].
+#[derive(Clone, Debug)]
+pub enum Swap {
+    /// The value was written, under this version.
+    Done(Version),
+    /// The key is at another version. This is what it holds now, `None` if nothing; nothing was written.
+    Conflict(Option<Value>),
+}
+
+/// Longest spelling of an i64: a sign and 19 digits.
+const DIGITS_MAX: usize = 20;
+
+impl Bucket {
+    /// Adds `delta` to the number that a key holds, as ASCII decimal digits, and returns the sum; an absent key counts as
+    /// 0. Always written in the shortest form. Increments by several threads are all counted, each result is unique.
+    ///
+    /// # Errors
+    /// `NotANumber` if the value is not a decimal i64 (spaces, a plus sign or leading zeros are not), `Overflow` if the
+    /// sum is not: the value is untouched. Otherwise as [`Bucket::set`].
+    pub fn increment(&self, key: &[u8], delta: i64) -> Result<i64> {
+        self.finish(self.begin_increment(key, delta)?)
+    }
+
+    /// As [`Bucket::increment`], without waiting for the disk.
+    ///
+    /// # Errors
+    /// As [`Bucket::increment`]; a failing disk shows in the [`Commit`].
+    pub fn start_increment(&self, key: &[u8], delta: i64) -> Result<Commit<i64>> {
+        Ok(self.start(self.begin_increment(key, delta)?))
+    }
+
+    fn begin_increment(&self, key: &[u8], delta: i64) -> Result<Told<i64>> {
+        let mut digits = [0; DIGITS_MAX];
+        let digits = &mut digits;
+        let mut sum = 0;
+        let told = self.write(key, |found| {
+            let old = found.map_or(Ok(0), |found| parse(found.record.value))?;
+            sum = old.checked_add(delta).ok_or_else(|| overflow(delta))?;
+            let value = print(sum, digits);
+            // The old deadline stays: counting does not prolong a life.
+            let expires = found.and_then(|found| found.record.expires);
+            Ok(Decision::<Infallible>::Write(Record { expires, ..Record::set(self.entry.id, key, value) }))
+        })?;
+        Ok(told.map(|_| sum))
+    }
+
+    /// Writes `value` if the key is still at version `expected`, or still absent if that is `None`. Versions are compared
+    /// and not values: a key that was changed and changed back, or deleted and made again, is at another version.
+    ///
+    /// # Errors
+    /// As [`Bucket::set`]. A conflict is not an error.
+    pub fn compare_and_swap(&self, key: &[u8], expected: Option<Version>, value: &[u8]) -> Result<Swap> {
+        self.finish(self.begin_swap(key, expected, Some(value))?)
+    }
+
+    /// As [`Bucket::compare_and_swap`], without waiting for the disk.
+    ///
+    /// # Errors
+    /// As [`Bucket::start_set`].
+    pub fn start_compare_and_swap(&self, key: &[u8], expected: Option<Version>, value: &[u8]) -> Result<Commit<Swap>> {
+        Ok(self.start(self.begin_swap(key, expected, Some(value))?))
+    }
+
+    /// Deletes the key if it is still at version `expected`.
+    ///
+    /// # Errors
+    /// As [`Bucket::compare_and_swap`].
+    pub fn delete_if(&self, key: &[u8], expected: Version) -> Result<Swap> {
+        self.finish(self.begin_swap(key, Some(expected), None)?)
+    }
+
+    fn begin_swap(&self, key: &[u8], expected: Option<Version>, value: Option<&[u8]>) -> Result<Told<Swap>> {
+        check_value(value.unwrap_or_default())?;
+        let guard = &epoch::pin();
+        let told = self.write(key, |found| {
+            if found.map(|found| Version(found.version())) != expected {
+                return Ok(Decision::Keep(found.map(|found| Value::new(found, guard))));
+            }
+            Ok(Decision::Write(match value {
+                Some(value) => Record::set(self.entry.id, key, value),
+                None => Record::delete(self.entry.id, key),
+            }))
+        })?;
+        Ok(told.map(|outcome| match outcome {
+            Outcome::Kept(now) => Swap::Conflict(now),
+            Outcome::Written(version) => Swap::Done(Version(version)),
+        }))
+    }
+}
+
+#[cold]
+fn overflow(delta: i64) -> Error {
+    Error::new(ErrorKind::Overflow, format!("adding {delta} leaves the range of a signed 64-bit number"))
+}
+
+/// The number in these digits. The one spelling that we write, and no other: what is not exactly a number of ours may be
+/// somebody's text.
+fn parse(value: &[u8]) -> Result<i64> {
+    let not_a_number = || Error::new(ErrorKind::NotANumber, "the value is not a decimal number");
+    let text = std::str::from_utf8(value).map_err(|_| not_a_number())?;
+    let number: i64 = text.parse().map_err(|_| not_a_number())?;
+    if print(number, &mut [0; DIGITS_MAX]) == value { Ok(number) } else { Err(not_a_number()) }
+}
+
+/// The digits of a number.
+fn print(number: i64, into: &mut [u8; DIGITS_MAX]) -> &[u8] {
+    let mut left = number.unsigned_abs();
+    let mut at = DIGITS_MAX;
+    loop {
+        at -= 1;
+        into[at] = b'0' + (left % 10) as u8;
+        left /= 10;
+        if left == 0 {
+            break;
+        }
+    }
+    if number < 0 {
+        at -= 1;
+        into[at] = b'-';
+    }
+    &into[at..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_back_in_one_spelling_only() {
+        for number in [0, 1, -1, 9, 10, -10, 41, i64::MAX, i64::MIN, i64::MAX - 1] {
+            let mut digits = [0; DIGITS_MAX];
+            assert_eq!(print(number, &mut digits), number.to_string().as_bytes());
+            assert_eq!(parse(number.to_string().as_bytes()).unwrap(), number);
+        }
+        for other in ["", "-", "+1", "01", "-0", " 1", "1 ", "1.0", "0x1", "9223372036854775808", "\u{0663}"] {
+            assert_eq!(parse(other.as_bytes()).unwrap_err().kind(), ErrorKind::NotANumber, "{other:?}");
+        }
+        assert!(parse(b"\xff").is_err());
+    }
+}

@@ -1,0 +1,139 @@
+//! Many keys at once: reads of one instant, writes as one commit.
+
+use crossbeam_epoch as epoch;
+
+use crate::bucket::Bucket;
+use crate::commit::{Told, Write};
+use crate::error::{Error, Result};
+use crate::pending::Commit;
+use crate::store::Store;
+use crate::value::Value;
+use std::sync::Arc;
+
+/// Writes to be applied together by [`Store::commit`], to any buckets of one store.
+///
+/// Keys and values are kept as copies until then; [`Bucket::set_many`] needs none.
+#[derive(Debug, Default)]
+pub struct Batch {
+    writes: Vec<(Bucket, Vec<u8>, Option<Vec<u8>>)>,
+}
+
+impl Batch {
+    /// An empty batch. Committing it does nothing.
+    pub fn new() -> Batch {
+        Batch::default()
+    }
+
+    /// Adds a set.
+    pub fn set(&mut self, bucket: &Bucket, key: &[u8], value: &[u8]) {
+        self.writes.push((bucket.clone(), key.to_vec(), Some(value.to_vec())));
+    }
+
+    /// Adds a delete.
+    pub fn delete(&mut self, bucket: &Bucket, key: &[u8]) {
+        self.writes.push((bucket.clone(), key.to_vec(), None));
+    }
+
+    /// Number of writes.
+    pub fn len(&self) -> usize {
+        self.writes.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+}
+
+impl Store {
+    /// As [`Store::commit`], without waiting for the disk.
+    ///
+    /// # Errors
+    /// As [`Store::commit`]; a failing disk shows in the [`Commit`].
+    pub fn start_commit(&self, batch: &Batch) -> Result<Commit<()>> {
+        let mut writes = Vec::with_capacity(batch.writes.len());
+        for (bucket, key, value) in &batch.writes {
+            if !Arc::ptr_eq(&bucket.store.0, &self.0) {
+                return Err(Error::invalid("a batch writes to buckets of one store only"));
+            }
+            bucket.entry.check()?;
+            writes.push(Write { bucket: bucket.entry.id, key, value: value.as_deref() });
+        }
+        let told = self.0.commits.write_batch(&writes, self.0.durability)?;
+        self.nudge();
+        Ok(Commit::new(self.clone(), told.map(drop)))
+    }
+}
+
+impl Bucket {
+    /// The values of many keys, all of one instant: a batch committed meanwhile shows whole or not at all. One entry per
+    /// key, in request order, `None` where there is none; a key asked for twice is answered twice.
+    ///
+    /// # Errors
+    /// As [`Bucket::get`].
+    pub fn get_many<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Value>>> {
+        self.entry.check()?;
+        let commits = &self.store.0.commits;
+        let guard = &epoch::pin();
+        let hashes: Vec<u64> = keys.iter().map(|key| commits.hash(self.entry.id, key.as_ref())).collect();
+        commits.directory.snapshot(&hashes, || {
+            let read = |(key, hash): (&K, &u64)| {
+                let found = commits.get_hashed(*hash, self.entry.id, key.as_ref(), guard)?;
+                Ok(found.map(|found| Value::new(&found, guard)))
+            };
+            keys.iter().zip(&hashes).map(read).collect()
+        })
+    }
+
+    /// Sets many keys as one commit: all or nothing, for readers and across a crash. Of equal keys the last wins. An empty
+    /// list does nothing.
+    ///
+    /// # Errors
+    /// As [`Bucket::set`], and `Invalid` for more than 1 GiB of keys and values.
+    pub fn set_many<K: AsRef<[u8]>, V: AsRef<[u8]>>(&self, pairs: &[(K, V)]) -> Result<()> {
+        self.finish(self.begin_set_many(pairs)?)
+    }
+
+    /// As [`Bucket::set_many`], without waiting for the disk.
+    ///
+    /// # Errors
+    /// As [`Bucket::start_set`].
+    pub fn start_set_many<K: AsRef<[u8]>, V: AsRef<[u8]>>(&self, pairs: &[(K, V)]) -> Result<Commit<()>> {
+        Ok(self.start(self.begin_set_many(pairs)?))
+    }
+
+    fn begin_set_many<K: AsRef<[u8]>, V: AsRef<[u8]>>(&self, pairs: &[(K, V)]) -> Result<Told<()>> {
+        let writes: Vec<Write<'_>> = pairs
+            .iter()
+            .map(|(key, value)| Write { bucket: self.entry.id, key: key.as_ref(), value: Some(value.as_ref()) })
+            .collect();
+        self.begin_many(&writes)
+    }
+
+    /// Deletes many keys as one commit. Absent ones are skipped, an empty list does nothing.
+    ///
+    /// # Errors
+    /// As [`Bucket::set_many`].
+    pub fn delete_many<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<()> {
+        self.finish(self.begin_delete_many(keys)?)
+    }
+
+    /// As [`Bucket::delete_many`], without waiting for the disk.
+    ///
+    /// # Errors
+    /// As [`Bucket::start_set`].
+    pub fn start_delete_many<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Commit<()>> {
+        Ok(self.start(self.begin_delete_many(keys)?))
+    }
+
+    fn begin_delete_many<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Told<()>> {
+        let writes: Vec<Write<'_>> =
+            keys.iter().map(|key| Write { bucket: self.entry.id, key: key.as_ref(), value: None }).collect();
+        self.begin_many(&writes)
+    }
+
+    fn begin_many(&self, writes: &[Write<'_>]) -> Result<Told<()>> {
+        self.entry.check()?;
+        Ok(self.store.0.commits.write_batch(writes, self.durability)?.map(drop))
+    }
+}

@@ -1,0 +1,206 @@
+//! A bucket: get, set, delete, exists. Listing is in `list`, arithmetic in `atomics`, many keys at once in `batch`.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crossbeam_epoch as epoch;
+
+use crate::catalogue::Entry;
+use crate::commit::{Decision, Outcome, Told, check_key, check_value};
+use crate::error::Result;
+use crate::io::unix_ms;
+use crate::log::Found;
+use crate::log::record::Record;
+use crate::options::Durability;
+use crate::pending::Commit;
+use crate::store::Store;
+use crate::value::{Value, Version};
+
+/// A named set of keys of a store. Cheap to clone, usable from any thread; all handles of one bucket see each other's
+/// writes at once.
+///
+/// Writes return when they are as durable as the store's [`Durability`] says (or this handle's, see
+/// [`Bucket::with_durability`]); the `start_` variants return a [`Commit`] to wait for, or to await. All calls on one key
+/// are linearizable.
+#[derive(Clone)]
+pub struct Bucket {
+    pub(crate) store: Store,
+    pub(crate) entry: Arc<Entry>,
+    pub(crate) durability: Durability,
+}
+
+impl Bucket {
+    pub(crate) fn new(store: Store, entry: Arc<Entry>) -> Bucket {
+        let durability = store.0.durability;
+        Bucket { store, entry, durability }
+    }
+
+    /// The bucket's name.
+    pub fn name(&self) -> &str {
+        &self.entry.name
+    }
+
+    /// The store that the bucket is in.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The same bucket, with another durability for writes through this handle. A `Sync` write makes every earlier
+    /// commit of the store durable too. `Interval` and `Ephemeral` are settings of the store: as a handle's they mean `Os`.
+    #[must_use]
+    pub fn with_durability(&self, durability: Durability) -> Bucket {
+        Bucket { durability, ..self.clone() }
+    }
+
+    /// The value of a key, `None` if it has none. Copies nothing; never waits for a writer.
+    ///
+    /// # Errors
+    /// `Invalid` if the bucket was dropped; `Corrupt` if the record is damaged.
+    #[inline]
+    pub fn get(&self, key: &[u8]) -> Result<Option<Value>> {
+        self.entry.check()?;
+        let guard = &epoch::pin();
+        let found = self.store.0.commits.get(self.entry.id, key, guard)?;
+        Ok(found.map(|found| Value::new(&found, guard)))
+    }
+
+    /// Copies the value of a key into `into`, in place of what it held; `None`, and nothing in it, if there is none.
+    ///
+    /// # Errors
+    /// As [`Bucket::get`].
+    #[inline]
+    pub fn get_into(&self, key: &[u8], into: &mut Vec<u8>) -> Result<Option<Version>> {
+        self.entry.check()?;
+        into.clear();
+        let guard = &epoch::pin();
+        let found = self.store.0.commits.get(self.entry.id, key, guard)?;
+        Ok(found.map(|found| {
+            into.extend_from_slice(found.record.value);
+            Version(found.version())
+        }))
+    }
+
+    /// Whether a key has a value.
+    ///
+    /// # Errors
+    /// As [`Bucket::get`].
+    #[inline]
+    pub fn exists(&self, key: &[u8]) -> Result<bool> {
+        self.entry.check()?;
+        let guard = &epoch::pin();
+        Ok(self.store.0.commits.get(self.entry.id, key, guard)?.is_some())
+    }
+
+    /// Sets a key; the version of this write.
+    ///
+    /// # Errors
+    /// `Invalid` over a limit (key 64 KiB - 1, value 1 GiB), on a dropped bucket or a read-only store; `NoSpace` on a
+    /// full disk; nothing is changed then. `Indeterminate` if the disk fails under it, `Poisoned` after that.
+    #[inline]
+    pub fn set(&self, key: &[u8], value: &[u8]) -> Result<Version> {
+        self.finish(self.begin_set(key, value, None)?)
+    }
+
+    /// As [`Bucket::set`], without waiting for the disk.
+    ///
+    /// # Errors
+    /// As [`Bucket::set`]; a failing disk shows in the [`Commit`].
+    pub fn start_set(&self, key: &[u8], value: &[u8]) -> Result<Commit<Version>> {
+        Ok(self.start(self.begin_set(key, value, None)?))
+    }
+
+    /// Sets a key that reads as absent from `expires_unix_ms` on (milliseconds since 1970, UTC). A time in the past makes
+    /// it absent at once. A later plain [`Bucket::set`] of the key does not expire.
+    ///
+    /// # Errors
+    /// As [`Bucket::set`].
+    pub fn set_until(&self, key: &[u8], value: &[u8], expires_unix_ms: u64) -> Result<Version> {
+        self.finish(self.begin_set(key, value, Some(expires_unix_ms))?)
+    }
+
+    /// As [`Bucket::set_until`], `ttl` from now on.
+    ///
+    /// # Errors
+    /// As [`Bucket::set`].
+    pub fn set_with_ttl(&self, key: &[u8], value: &[u8], ttl: std::time::Duration) -> Result<Version> {
+        let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        self.set_until(key, value, unix_ms().saturating_add(ttl))
+    }
+
+    #[inline]
+    fn begin_set(&self, key: &[u8], value: &[u8], expires: Option<u64>) -> Result<Told<Version>> {
+        check_value(value)?;
+        self.write(key, |_| Ok(Decision::Write(Record { expires, ..Record::set(self.entry.id, key, value) })))
+            .map(|told| told.map(Outcome::written))
+    }
+
+    /// Deletes a key; `false` if it had no value, and then nothing is written.
+    ///
+    /// # Errors
+    /// As [`Bucket::set`].
+    #[inline]
+    pub fn delete(&self, key: &[u8]) -> Result<bool> {
+        self.finish(self.begin_delete(key)?)
+    }
+
+    /// As [`Bucket::delete`], without waiting for the disk.
+    ///
+    /// # Errors
+    /// As [`Bucket::start_set`].
+    pub fn start_delete(&self, key: &[u8]) -> Result<Commit<bool>> {
+        Ok(self.start(self.begin_delete(key)?))
+    }
+
+    fn begin_delete(&self, key: &[u8]) -> Result<Told<bool>> {
+        let told = self.write(key, |found| match found {
+            None => Ok(Decision::Keep(())),
+            Some(_) => Ok(Decision::Write(Record::delete(self.entry.id, key))),
+        })?;
+        Ok(told.map(|outcome| matches!(outcome, Outcome::Written(_))))
+    }
+
+    /// One write to this bucket; see `Commits::write`.
+    #[inline]
+    pub(crate) fn write<'v, T>(
+        &self,
+        key: &[u8],
+        decide: impl FnOnce(Option<&Found<'_>>) -> Result<Decision<'v, T>>,
+    ) -> Result<Told<Outcome<T>>> {
+        self.entry.check()?;
+        check_key(key)?;
+        self.store.0.commits.write(self.entry.id, key, self.durability, decide)
+    }
+
+    /// Waits as this handle's durability asks.
+    #[inline]
+    pub(crate) fn finish<T>(&self, told: Told<T>) -> Result<T> {
+        self.store.nudge();
+        self.store.0.commits.wait(told.after)?;
+        Ok(told.value)
+    }
+
+    pub(crate) fn start<T>(&self, told: Told<T>) -> Commit<T> {
+        self.store.nudge();
+        Commit::new(self.store.clone(), told)
+    }
+}
+
+impl Store {
+    /// Wakes the background thread if this write has made work for it.
+    #[inline]
+    pub(crate) fn nudge(&self) {
+        let log = &self.0.commits.log;
+        if log.wants_next() {
+            self.0.bell.ring();
+        }
+    }
+}
+
+impl fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bucket")
+            .field("name", &self.name())
+            .field("durability", &self.durability)
+            .finish_non_exhaustive()
+    }
+}

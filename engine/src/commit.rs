@@ -1,0 +1,525 @@
+//! The path of a write: stripe lock, log, directory, acknowledgement; and group commit.
+//! Flow: `bucket`, `batch`, `atomics` -> here -> `log`, `directory`. Any thread.
+//!
+//! A commit becomes visible when its directory words are set. Without waiting for the disk that is right after it was
+//! published in the log, so that whatever a reader has seen survives the death of the process. In `Durability::Sync` it
+//! is when the log is on the disk: until then the write stands in its shard's pending list, where only writers look.
+//!
+//! Group commit has no hand-off: the first waiter leads, syncs for all that is published, applies in commit order what
+//! became durable, and wakes the rest; whoever came meanwhile is led by the first of them.
+//!
+//! Lock order: shard locks (by number), then the group's, then the log's. The leader holds none while it syncs.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Waker;
+
+use crossbeam_epoch::{self as epoch, Guard};
+use parking_lot::{Condvar, Mutex};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::directory::{Directory, PendingWrite, Place, ShardGuard};
+use crate::error::{Error, ErrorKind, Result};
+use crate::log::record::{Kind, Record};
+use crate::log::{Appended, Found, Log};
+use crate::options::{BATCH_BYTES_MAX, Durability, KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::segment::Segment;
+use crate::value::Version;
+
+/// The part of an open store that reads and writes keys.
+pub(crate) struct Commits {
+    pub(crate) log: Log,
+    pub(crate) directory: Directory,
+    hash_seed: u64,
+    group: Mutex<Group>,
+    synced: Condvar,
+    /// Below this log position everything is durable and visible.
+    applied: AtomicU64,
+    /// Why the store takes no more writes.
+    poison: OnceLock<Error>,
+    read_only: bool,
+}
+
+#[derive(Default)]
+struct Group {
+    leading: bool,
+    /// Commits that wait for the disk, in log order.
+    queue: VecDeque<Queued>,
+    wakers: Vec<Waker>,
+}
+
+/// A commit that becomes visible when the log is durable up to `end`.
+struct Queued {
+    end: u64,
+    writes: Writes,
+}
+
+enum Writes {
+    One(PendingWrite),
+    Batch(Vec<PendingWrite>),
+}
+
+/// What a write decides when it has seen the key.
+pub(crate) enum Decision<'a, T> {
+    /// Nothing is written.
+    Keep(T),
+    /// This record is written.
+    Write(Record<'a>),
+}
+
+/// What became of a write.
+pub(crate) enum Outcome<T> {
+    Kept(T),
+    Written(u64),
+}
+
+impl Outcome<Infallible> {
+    /// The version of a write that is always made.
+    pub(crate) fn written(self) -> Version {
+        match self {
+            Outcome::Written(version) => Version(version),
+            Outcome::Kept(never) => match never {},
+        }
+    }
+}
+
+/// A result and the log position up to which the log must be durable before it may be told.
+pub(crate) struct Told<T> {
+    pub(crate) value: T,
+    pub(crate) after: u64,
+}
+
+impl<T> Told<T> {
+    pub(crate) fn map<U>(self, f: impl FnOnce(T) -> U) -> Told<U> {
+        Told { value: f(self.value), after: self.after }
+    }
+}
+
+/// One write of a batch.
+#[derive(Clone, Copy)]
+pub(crate) struct Write<'a> {
+    pub(crate) bucket: u64,
+    pub(crate) key: &'a [u8],
+    /// `None` deletes.
+    pub(crate) value: Option<&'a [u8]>,
+}
+
+impl<'a> Write<'a> {
+    fn record(&self) -> Record<'a> {
+        let record = match self.value {
+            Some(value) => Record::set(self.bucket, self.key, value),
+            None => Record::delete(self.bucket, self.key),
+        };
+        Record { member: true, ..record }
+    }
+}
+
+pub(crate) fn check_key(key: &[u8]) -> Result<()> {
+    if key.len() <= KEY_BYTES_MAX { Ok(()) } else { Err(too_long("key", key.len(), KEY_BYTES_MAX)) }
+}
+
+pub(crate) fn check_value(value: &[u8]) -> Result<()> {
+    if value.len() <= VALUE_BYTES_MAX { Ok(()) } else { Err(too_long("value", value.len(), VALUE_BYTES_MAX)) }
+}
+
+#[cold]
+fn too_long(what: &str, bytes: usize, bytes_max: usize) -> Error {
+    Error::invalid(format!("the {what} has {bytes} bytes, at most {bytes_max} are allowed"))
+}
+
+impl Commits {
+    pub(crate) fn new(log: Log, hash_seed: u64, read_only: bool) -> Commits {
+        let applied = AtomicU64::new(log.durable());
+        Commits {
+            log,
+            directory: Directory::new(),
+            hash_seed,
+            group: Mutex::default(),
+            synced: Condvar::new(),
+            applied,
+            poison: OnceLock::new(),
+            read_only,
+        }
+    }
+
+    /// The hash of a key of a bucket. Seeded at random: nobody outside can choose keys that collide.
+    #[inline]
+    pub(crate) fn hash(&self, bucket: u64, key: &[u8]) -> u64 {
+        xxh3_64_with_seed(key, self.hash_seed ^ bucket.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    fn hash_at(&self, place: Place, guard: &Guard) -> Result<u64> {
+        let found = self.log.record(place, guard)?;
+        Ok(self.hash(found.record.bucket, found.record.key))
+    }
+
+    /// The record of a key, if it has a value now. Lock-free; two memory misses.
+    #[inline]
+    pub(crate) fn get<'g>(&'g self, bucket: u64, key: &[u8], guard: &'g Guard) -> Result<Option<Found<'g>>> {
+        self.get_hashed(self.hash(bucket, key), bucket, key, guard)
+    }
+
+    #[inline]
+    pub(crate) fn get_hashed<'g>(
+        &'g self,
+        hash: u64,
+        bucket: u64,
+        key: &[u8],
+        guard: &'g Guard,
+    ) -> Result<Option<Found<'g>>> {
+        let mut found = None;
+        self.directory.find(hash, guard, |place| self.is_key(place, bucket, key, guard, &mut found))?;
+        Ok(found.filter(|found| !found.is_expired()))
+    }
+
+    /// Whether the record at `place` is of this key; keeps it in `found` if so.
+    #[inline]
+    fn is_key<'g>(
+        &'g self,
+        place: Place,
+        bucket: u64,
+        key: &[u8],
+        guard: &'g Guard,
+        found: &mut Option<Found<'g>>,
+    ) -> Result<bool> {
+        let at = self.log.record(place, guard)?;
+        let same = at.record.bucket == bucket && at.record.key == key;
+        if same {
+            *found = Some(at);
+        }
+        Ok(same)
+    }
+
+    /// Writes one key: `decide` sees what it holds (not counting what has expired) and says what is written. Nobody else
+    /// writes the key meanwhile.
+    #[inline]
+    pub(crate) fn write<'v, T>(
+        &self,
+        bucket: u64,
+        key: &[u8],
+        durability: Durability,
+        decide: impl FnOnce(Option<&Found<'_>>) -> Result<Decision<'v, T>>,
+    ) -> Result<Told<Outcome<T>>> {
+        self.check_writable()?;
+        let hash = self.hash(bucket, key);
+        let guard = &epoch::pin();
+        let mut shard = self.directory.lock(hash);
+        let mut found = None;
+        let old = shard.find(hash, guard, |place| self.is_key(place, bucket, key, guard, &mut found))?;
+        let mut pending = None;
+        let overtakes = !shard.pending.is_empty();
+        if overtakes {
+            let mut newer = None;
+            pending = shard.newest_pending(hash, |place| self.is_key(place, bucket, key, guard, &mut newer))?;
+            found = newer.or(found);
+        }
+        let seen = found.as_ref().filter(|f| f.record.kind == Kind::Set && !f.is_expired());
+        let mut record = match decide(seen)? {
+            // What was seen may be told once it is durable itself.
+            Decision::Keep(kept) => {
+                return Ok(Told { value: Outcome::Kept(kept), after: pending.map_or(0, |p| p.end) });
+            }
+            Decision::Write(record) => record,
+        };
+        record.mark = self.log.take_mark();
+        // Behind commits that are not visible yet, every write of the shard waits its turn.
+        if durability.waits_for_disk() || overtakes {
+            let appended = self.append_pending(hash, &record, guard, &mut shard)?;
+            return Ok(Told { value: Outcome::Written(appended.position), after: appended.end });
+        }
+        let appended = self.append(&record, guard)?;
+        self.point(&mut shard, hash, record.kind, old, appended.place, found.as_ref(), guard)?;
+        Ok(Told { value: Outcome::Written(appended.position), after: 0 })
+    }
+
+    #[inline]
+    fn append(&self, record: &Record<'_>, guard: &Guard) -> Result<Appended> {
+        let bytes = record.bytes();
+        let mut space = self.log.reserve(bytes, guard)?;
+        let appended = space.appended(0, bytes);
+        space.fill(0, record);
+        space.segment.add_live(if record.kind == Kind::Set { bytes } else { 0 });
+        space.publish();
+        Ok(appended)
+    }
+
+    /// Appends a record that stays invisible until it is durable. It is queued before it is published, so that whoever
+    /// syncs past it finds it in the queue.
+    fn append_pending(
+        &self,
+        hash: u64,
+        record: &Record<'_>,
+        guard: &Guard,
+        shard: &mut ShardGuard<'_>,
+    ) -> Result<Appended> {
+        let bytes = record.bytes();
+        let mut group = self.group.lock();
+        let mut space = self.log.reserve(bytes, guard)?;
+        let appended = space.appended(0, bytes);
+        let write = PendingWrite { hash, place: appended.place, end: appended.end };
+        group.queue.push_back(Queued { end: appended.end, writes: Writes::One(write) });
+        drop(group);
+        shard.pending.push(write);
+        space.fill(0, record);
+        space.segment.add_live(if record.kind == Kind::Set { bytes } else { 0 });
+        space.publish();
+        Ok(appended)
+    }
+
+    /// Has the directory say what the record at `new` says; `gone` is the record at `old`, which dies.
+    #[inline]
+    #[allow(clippy::too_many_arguments, reason = "the state of one key, all of it at hand in both callers")]
+    fn point(
+        &self,
+        shard: &mut ShardGuard<'_>,
+        hash: u64,
+        kind: Kind,
+        old: Option<Place>,
+        new: Place,
+        gone: Option<&Found<'_>>,
+        guard: &Guard,
+    ) -> Result<()> {
+        match (kind, old) {
+            (Kind::Set, _) => shard.set(hash, old, new, guard, |place| self.hash_at(place, guard))?,
+            (_, Some(old)) => shard.remove(hash, old, guard),
+            (_, None) => {}
+        }
+        if let Some(gone) = gone {
+            gone.segment.sub_live(gone.bytes);
+        }
+        Ok(())
+    }
+
+    /// Points a key at the record at `place`, unless it already points at a later one.
+    pub(crate) fn point_if_newer(
+        &self,
+        shard: &mut ShardGuard<'_>,
+        hash: u64,
+        place: Place,
+        guard: &Guard,
+    ) -> Result<()> {
+        let new = self.log.record(place, guard)?;
+        let mut found = None;
+        let (bucket, key) = (new.record.bucket, new.record.key);
+        let old = shard.find(hash, guard, |place| self.is_key(place, bucket, key, guard, &mut found))?;
+        if found.as_ref().is_some_and(|found| found.version() >= new.version()) {
+            return Ok(());
+        }
+        self.point(shard, hash, new.record.kind, old, place, found.as_ref(), guard)
+    }
+
+    /// Applies several writes as one commit; of two to one key the later wins. What `after` says holds as for `write`.
+    pub(crate) fn write_batch(&self, writes: &[Write<'_>], durability: Durability) -> Result<Told<u64>> {
+        self.check_writable()?;
+        let mut data = 0usize;
+        for write in writes {
+            check_key(write.key)?;
+            check_value(write.value.unwrap_or_default())?;
+            data = data.saturating_add(write.key.len() + write.value.map_or(0, <[u8]>::len));
+        }
+        if data > BATCH_BYTES_MAX {
+            return Err(too_long("batch", data, BATCH_BYTES_MAX));
+        }
+        if writes.is_empty() {
+            return Ok(Told { value: 0, after: 0 });
+        }
+        let hashes: Vec<u64> = writes.iter().map(|w| self.hash(w.bucket, w.key)).collect();
+        let guard = &epoch::pin();
+        let mut shards = self.directory.lock_all(&hashes);
+        let members_bytes = writes.iter().map(|w| w.record().bytes()).sum();
+        let header = Record { mark: self.log.take_mark(), ..Record::batch(writes.len() as u64, members_bytes) };
+        let total = header.bytes() + members_bytes;
+
+        let waits = durability.waits_for_disk() || shards.any_pending();
+        let mut group = waits.then(|| self.group.lock());
+        let mut space = self.log.reserve(total, guard)?;
+        let end = space.appended(0, total).end;
+        let mut at = header.bytes();
+        let places: Vec<PendingWrite> = writes
+            .iter()
+            .zip(&hashes)
+            .map(|(write, &hash)| {
+                let bytes = write.record().bytes();
+                let appended = space.appended(at, bytes);
+                at += bytes;
+                PendingWrite { hash, place: appended.place, end }
+            })
+            .collect();
+        if let Some(group) = &mut group {
+            group.queue.push_back(Queued { end, writes: Writes::Batch(places.clone()) });
+        }
+        drop(group);
+        let mut at = space.fill(0, &header);
+        for write in writes {
+            let record = write.record();
+            let bytes = space.fill(at, &record);
+            space.segment.add_live(if record.kind == Kind::Set { bytes } else { 0 });
+            at += bytes;
+        }
+        space.publish();
+        if waits {
+            for write in &places {
+                shards.of(write.hash).pending.push(*write);
+            }
+            return Ok(Told { value: end, after: end });
+        }
+        shards.begin();
+        for write in &places {
+            self.point_if_newer(shards.of(write.hash), write.hash, write.place, guard)?;
+        }
+        Ok(Told { value: end, after: 0 })
+    }
+
+    /// Waits until everything before log position `end` is durable and visible. 0 is at once.
+    #[inline]
+    pub(crate) fn wait(&self, end: u64) -> Result<()> {
+        if end <= self.applied.load(Ordering::Acquire) { Ok(()) } else { self.wait_in_group(end) }
+    }
+
+    #[cold]
+    fn wait_in_group(&self, end: u64) -> Result<()> {
+        loop {
+            let mut group = self.group.lock();
+            while group.leading && end > self.applied.load(Ordering::Acquire) && self.poison.get().is_none() {
+                self.synced.wait(&mut group);
+            }
+            if end <= self.applied.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            if let Some(cause) = self.poison.get() {
+                return Err(cause.with_kind(
+                    ErrorKind::Indeterminate,
+                    "the commit may or may not survive; reopen the store to know",
+                ));
+            }
+            group.leading = true;
+            drop(group);
+            self.lead(false);
+        }
+    }
+
+    /// Syncs only what stands in closed segments, so that they can be sealed; skips it if a group is being led.
+    pub(crate) fn sync_closed(&self) -> Result<()> {
+        {
+            let mut group = self.group.lock();
+            if group.leading || self.poison.get().is_some() {
+                return Ok(());
+            }
+            group.leading = true;
+        }
+        self.lead(true);
+        self.check_poison()
+    }
+
+    /// Syncs the log, makes visible what became durable, wakes who waits for it. The caller has set `leading`.
+    fn lead(&self, closed_only: bool) {
+        let result = self.log.sync(closed_only).and_then(|()| self.apply());
+        if let Err(cause) = result {
+            self.poison(cause);
+        }
+        let mut group = self.group.lock();
+        group.leading = false;
+        let wakers = std::mem::take(&mut group.wakers);
+        drop(group);
+        self.synced.notify_all();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Makes queued commits visible, in log order, as far as the log is durable.
+    fn apply(&self) -> Result<()> {
+        let durable = self.log.durable();
+        let guard = &epoch::pin();
+        loop {
+            let next = {
+                let mut group = self.group.lock();
+                group.queue.pop_front_if(|queued| queued.end <= durable)
+            };
+            match next.map(|queued| queued.writes) {
+                Some(Writes::One(write)) => self.apply_one(&mut self.directory.lock(write.hash), &write, guard)?,
+                Some(Writes::Batch(writes)) => {
+                    let hashes: Vec<u64> = writes.iter().map(|w| w.hash).collect();
+                    let mut shards = self.directory.lock_all(&hashes);
+                    shards.begin();
+                    for write in &writes {
+                        self.apply_one(shards.of(write.hash), write, guard)?;
+                    }
+                }
+                None => break,
+            }
+        }
+        self.applied.fetch_max(durable, Ordering::AcqRel);
+        Ok(())
+    }
+
+    fn apply_one(&self, shard: &mut ShardGuard<'_>, write: &PendingWrite, guard: &Guard) -> Result<()> {
+        self.point_if_newer(shard, write.hash, write.place, guard)?;
+        if let Some(at) = shard.pending.iter().position(|p| p.place == write.place) {
+            shard.pending.remove(at);
+        }
+        Ok(())
+    }
+
+    /// Has `waker` woken after the next sync, unless `end` is durable already; whether it is.
+    pub(crate) fn wake_when_durable(&self, end: u64, waker: &Waker) -> Result<bool> {
+        let mut group = self.group.lock();
+        if end <= self.applied.load(Ordering::Acquire) {
+            return Ok(true);
+        }
+        self.check_poison()?;
+        if !group.wakers.iter().any(|w| w.will_wake(waker)) {
+            group.wakers.push(waker.clone());
+        }
+        Ok(false)
+    }
+
+    /// Whether a future waits for a sync that nobody leads.
+    pub(crate) fn wants_sync(&self) -> bool {
+        !self.group.lock().wakers.is_empty()
+    }
+
+    /// Below this log position everything is durable and visible.
+    pub(crate) fn applied(&self) -> u64 {
+        self.applied.load(Ordering::Acquire)
+    }
+
+    /// Refuses all further writes: the state of the disk is unknown. Reads go on.
+    pub(crate) fn poison(&self, cause: Error) {
+        let _ = self.poison.set(cause);
+    }
+
+    fn check_poison(&self) -> Result<()> {
+        match self.poison.get() {
+            None => Ok(()),
+            Some(cause) => Err(cause.with_kind(
+                ErrorKind::Poisoned,
+                "an earlier write failed and the state of the disk is unknown; reopen the store",
+            )),
+        }
+    }
+
+    /// Whether writes are taken.
+    #[inline]
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        if self.poison.get().is_none() && !self.read_only { Ok(()) } else { self.refuse() }
+    }
+
+    #[cold]
+    fn refuse(&self) -> Result<()> {
+        self.check_poison()?;
+        Err(Error::invalid("the store is open for reading only"))
+    }
+
+    /// Takes up a record found at open: the directory says what the log said last.
+    pub(crate) fn replay(&self, segment: &Segment, record: &Record<'_>, place: Place, guard: &Guard) -> Result<()> {
+        let hash = self.hash(record.bucket, record.key);
+        let mut shard = self.directory.lock(hash);
+        if record.kind == Kind::Set {
+            segment.add_live(record.bytes());
+        }
+        let mut found = None;
+        let old = shard.find(hash, guard, |place| self.is_key(place, record.bucket, record.key, guard, &mut found))?;
+        self.point(&mut shard, hash, record.kind, old, place, found.as_ref(), guard)
+    }
+}

@@ -1,0 +1,694 @@
+//! The hash directory: key hash -> place of the newest record. Lock-free to read, one lock per shard to write.
+//! Flow: `bucket`/`commit` -> here -> `log`; `recovery` fills it.
+//!
+//! 256 shards by the top hash bits. A shard has a table of parts (extendible hashing by the next bits), a part is an
+//! array of cache lines of eight words, probed line by line from the key's home line. One word is one key:
+//!
+//! ```text
+//!  63        37 36            0
+//! +------------+--------------+
+//! | tag, 27    | place, 37    |     0: never used; place 1: a key was removed here
+//! +------------+--------------+
+//! ```
+//! The tag keeps the low 16 hash bits (they choose the home line, and do so again when the part grows) and 11 bits from
+//! below those that chose the part; one of these tells, when a part is split, to which half a key goes. After a split
+//! has used it up the tags are made anew from the keys themselves, so that at least 16 tag bits always tell keys apart
+//! in a line.
+//!
+//! Invariants:
+//! 1. A key stands in at most one word of its part. Nothing moves inside a part: growing makes a new one.
+//! 2. A line with a never-used word ends every probe: no key that passed over it lies further on.
+//! 3. Words are written under the shard's lock, between [`ShardGuard::begin`] and its drop, which make `changes` odd
+//!    and even again; who reads several keys at one instant compares `changes` before and after.
+//! 4. Readers hold an epoch guard: a replaced table lives until they are gone. What they find in it was true at the
+//!    moment it was replaced.
+//!
+//! Source: extendible hashing after Fagin et al. 1979; sequence locks after Lameter 2005.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+use crossbeam_epoch::{self as epoch, Atomic, Guard, Owned};
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::error::Result;
+
+/// A value that readers look at under an epoch guard while a writer replaces it.
+pub(crate) struct Cell<T: Send + Sync + 'static>(Atomic<T>);
+
+impl<T: Send + Sync + 'static> Cell<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Cell(Atomic::new(value))
+    }
+
+    /// The present value, valid for as long as the guard is held.
+    #[inline]
+    pub(crate) fn load<'g>(&self, guard: &'g Guard) -> &'g T {
+        // SAFETY: the pointer is never null (`new` and `replace` store a value) and what it points at is destroyed only
+        // after every guard that was held when it was replaced, or when the cell was dropped, is gone.
+        unsafe { self.0.load(Ordering::Acquire, guard).deref() }
+    }
+
+    /// Puts another value; the old one goes when nobody can look at it any more.
+    pub(crate) fn replace(&self, value: T, guard: &Guard) {
+        let old = self.0.swap(Owned::new(value), Ordering::AcqRel, guard);
+        // SAFETY: `old` was just unlinked, by us alone, so it is destroyed once and nobody can newly reach it.
+        unsafe { guard.defer_destroy(old) };
+    }
+}
+
+impl<T: Send + Sync + 'static> Drop for Cell<T> {
+    fn drop(&mut self) {
+        let guard = &epoch::pin();
+        let last = self.0.swap(epoch::Shared::null(), Ordering::AcqRel, guard);
+        // SAFETY: as in `replace`; references lent out by `load` are tied to guards, not to the cell, so even the last
+        // value must outlive them.
+        unsafe { guard.defer_destroy(last) };
+    }
+}
+
+/// Bits of a word that are a place.
+pub(crate) const PLACE_BITS: u32 = 37;
+const PLACE_MASK: u64 = (1 << PLACE_BITS) - 1;
+const REMOVED: u64 = 1;
+
+const SHARD_BITS: u32 = 8;
+const SHARDS: usize = 1 << SHARD_BITS;
+/// Low hash bits kept in the tag: they choose the home line.
+const HOME_BITS: u32 = 16;
+/// Hash bits kept in the tag from below those that choose the part.
+const SPLIT_BITS: u32 = 64 - PLACE_BITS - HOME_BITS;
+/// Splits after which the tags are made anew.
+const SPLITS_PER_TAG: u32 = 1;
+const WORDS: usize = 8;
+/// Largest part: what one growth step copies, and so how long a writer of that shard may wait for another.
+const LINES_MAX: usize = 1024;
+/// Tries of a reader of several keys before it takes the locks.
+const SNAPSHOT_TRIES: usize = 16;
+
+/// Where a record is. The log knows how to read it; here it is a number of [`PLACE_BITS`] bits, greater than 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Place(pub(crate) u64);
+
+#[repr(align(64))]
+struct Line([AtomicU64; WORDS]);
+
+/// One array of lines: the keys whose hash has a certain prefix.
+#[derive(Clone)]
+struct Part {
+    lines: Arc<[Line]>,
+    /// Hash bits after the shard's that all keys here share.
+    depth: u32,
+    /// Depth when the tags were made.
+    tag_depth: u32,
+    counts: Arc<Counts>,
+}
+
+/// Kept under the shard's lock.
+#[derive(Default)]
+struct Counts {
+    /// Words used, removed ones included.
+    used: AtomicU32,
+    keys: AtomicU32,
+}
+
+/// The parts of a shard: the one for a hash stands at the `depth` bits that follow the shard's.
+struct Table {
+    depth: u32,
+    parts: Vec<Part>,
+}
+
+#[repr(align(128))]
+struct Shard {
+    changes: AtomicU64,
+    lock: Mutex<Pending>,
+    table: Cell<Table>,
+}
+
+/// Commits of this shard that are not durable yet, and so not in the directory yet, oldest first.
+pub(crate) type Pending = Vec<PendingWrite>;
+
+/// One write that becomes visible when the log is durable up to `end`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PendingWrite {
+    pub(crate) hash: u64,
+    pub(crate) place: Place,
+    pub(crate) end: u64,
+}
+
+/// The directory; see the file header.
+pub(crate) struct Directory {
+    shards: Box<[Shard]>,
+}
+
+fn new_lines(n: usize) -> Arc<[Line]> {
+    (0..n).map(|_| Line([const { AtomicU64::new(0) }; WORDS])).collect()
+}
+
+/// The smallest part that holds `keys` at three quarters full: sizes grow by about a sixth, so that memory follows
+/// the number of keys closely.
+fn lines_for(keys: u32) -> usize {
+    let wanted = (keys as usize).div_ceil(WORDS * 3 / 4).max(1);
+    let step = (wanted.next_power_of_two() / 16).max(1);
+    wanted.next_multiple_of(step)
+}
+
+/// The hash without the shard's bits, left-aligned.
+#[inline]
+fn below_shard(hash: u64) -> u64 {
+    hash << SHARD_BITS
+}
+
+#[inline]
+fn top_bits(hash: u64, bits: u32) -> usize {
+    below_shard(hash).checked_shr(64 - bits).unwrap_or(0) as usize
+}
+
+impl Part {
+    fn new(lines: usize, depth: u32) -> Part {
+        Part { lines: new_lines(lines), depth, tag_depth: depth, counts: Arc::default() }
+    }
+
+    /// The tag of a hash, in its place in the word.
+    #[inline]
+    fn tag(&self, hash: u64) -> u64 {
+        let split = (below_shard(hash) << self.tag_depth) >> (64 - SPLIT_BITS);
+        ((hash & ((1 << HOME_BITS) - 1)) << SPLIT_BITS | split) << PLACE_BITS
+    }
+
+    #[inline]
+    fn home(&self, tag: u64) -> usize {
+        let home_bits = tag >> (PLACE_BITS + SPLIT_BITS);
+        (home_bits as usize * self.lines.len()) >> HOME_BITS
+    }
+
+    /// The place among those with this tag that `is_it` recognises.
+    #[inline]
+    fn find(&self, tag: u64, mut is_it: impl FnMut(Place) -> Result<bool>) -> Result<Option<Place>> {
+        let mut at = self.home(tag);
+        for _ in 0..self.lines.len() {
+            let mut ends = false;
+            for word in &self.lines[at].0 {
+                let word = word.load(Ordering::Acquire);
+                ends |= word == 0;
+                if word & !PLACE_MASK == tag && word & PLACE_MASK > REMOVED {
+                    let place = Place(word & PLACE_MASK);
+                    if is_it(place)? {
+                        return Ok(Some(place));
+                    }
+                }
+            }
+            if ends {
+                break;
+            }
+            at = if at + 1 == self.lines.len() { 0 } else { at + 1 };
+        }
+        Ok(None)
+    }
+
+    /// The word that says this, in the order in which a probe meets it.
+    fn position_of(&self, word: u64) -> Option<(&AtomicU64, &Line)> {
+        let mut at = self.home(word);
+        for _ in 0..self.lines.len() {
+            let line = &self.lines[at];
+            if let Some(found) = line.0.iter().find(|w| w.load(Ordering::Relaxed) == word) {
+                return Some((found, line));
+            }
+            at = if at + 1 == self.lines.len() { 0 } else { at + 1 };
+        }
+        None
+    }
+
+    /// Puts a word into the first free place of its probe; whether that had never been used.
+    fn put(&self, word: u64) -> bool {
+        let mut at = self.home(word);
+        loop {
+            for slot in &self.lines[at].0 {
+                let there = slot.load(Ordering::Relaxed);
+                if there & PLACE_MASK <= REMOVED {
+                    slot.store(word, Ordering::Release);
+                    return there == 0;
+                }
+            }
+            at = if at + 1 == self.lines.len() { 0 } else { at + 1 };
+        }
+    }
+
+    fn keys(&self) -> u32 {
+        self.counts.keys.load(Ordering::Relaxed)
+    }
+
+    fn is_full(&self) -> bool {
+        let words = self.lines.len() * WORDS;
+        self.counts.used.load(Ordering::Relaxed) as usize >= words - (words / 8).max(1)
+    }
+
+    /// All keys: tag (in place) and place.
+    fn words(&self) -> impl Iterator<Item = u64> {
+        let words = self.lines.iter().flat_map(|line| line.0.iter());
+        words.map(|w| w.load(Ordering::Relaxed)).filter(|w| w & PLACE_MASK > REMOVED)
+    }
+
+    /// Puts a word that is known to be absent, and counts it.
+    fn add(&self, word: u64) {
+        let fresh = self.put(word);
+        self.counts.used.fetch_add(u32::from(fresh), Ordering::Relaxed);
+        self.counts.keys.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes a word out, and counts it.
+    fn take(&self, word: u64) {
+        let Some((found, line)) = self.position_of(word) else {
+            return;
+        };
+        // A line that has a never-used word was never passed over: no probe needs the mark (invariant 2).
+        let unpassed = line.0.iter().any(|w| w.load(Ordering::Relaxed) == 0);
+        found.store(if unpassed { 0 } else { REMOVED }, Ordering::Release);
+        self.counts.used.fetch_sub(u32::from(unpassed), Ordering::Relaxed);
+        self.counts.keys.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The same keys with room for more.
+    fn grown(&self, lines: usize) -> Part {
+        let part = Part { tag_depth: self.tag_depth, ..Part::new(lines, self.depth) };
+        self.words().for_each(|word| part.add(word));
+        part
+    }
+
+    /// The same keys in two parts, by the next hash bit; `hash_of` reads a key again where the tag does not tell.
+    fn split(&self, hash_of: impl Fn(Place) -> Result<u64>) -> Result<[Part; 2]> {
+        let depth = self.depth + 1;
+        let used_up = self.depth - self.tag_depth;
+        let fresh = used_up + 1 > SPLITS_PER_TAG;
+        let lines = lines_for(self.keys() / 2 + self.keys() / 16);
+        let mut halves = [Part::new(lines, depth), Part::new(lines, depth)];
+        for half in &mut halves {
+            half.tag_depth = if fresh { depth } else { self.tag_depth };
+        }
+        for word in self.words() {
+            let place = word & PLACE_MASK;
+            let (bit, word) = if fresh {
+                let hash = hash_of(Place(place))?;
+                (top_bits(hash, depth) & 1, halves[0].tag(hash) | place)
+            } else {
+                ((word >> (PLACE_BITS + SPLIT_BITS - 1 - used_up)) as usize & 1, word)
+            };
+            let half = &mut halves[bit];
+            if half.is_full() {
+                *half = half.grown(lines_for(half.keys() * 5 / 4 + 1));
+            }
+            half.add(word);
+        }
+        Ok(halves)
+    }
+}
+
+impl Table {
+    #[inline]
+    fn index(&self, hash: u64) -> usize {
+        top_bits(hash, self.depth)
+    }
+
+    /// Each part once: a part of lesser depth than the table stands at a run of entries.
+    fn parts(&self) -> impl Iterator<Item = &Part> {
+        let first = |(i, part): &(usize, &Part)| i % (1 << (self.depth - part.depth)) == 0;
+        self.parts.iter().enumerate().filter(first).map(|(_, part)| part)
+    }
+
+    /// The table with room in the part at `index`: that part grown, or split in two.
+    fn with_room(&self, index: usize, hash_of: impl Fn(Place) -> Result<u64>) -> Result<Table> {
+        let full = &self.parts[index];
+        let lines = lines_for(full.keys() + 1);
+        if lines <= LINES_MAX {
+            let grown = full.grown(lines);
+            return Ok(self.with_parts(self.depth, full.depth, index, [grown.clone(), grown]));
+        }
+        let halves = full.split(hash_of)?;
+        Ok(self.with_parts(self.depth.max(full.depth + 1), full.depth, index, halves))
+    }
+
+    /// A copy, of that depth, in which the run of entries that shared the part at `index` shares `halves`.
+    fn with_parts(&self, depth: u32, part_depth: u32, index: usize, halves: [Part; 2]) -> Table {
+        let widen = depth - self.depth;
+        let first = index >> (self.depth - part_depth) << (self.depth - part_depth) << widen;
+        let run = 1usize << (depth - part_depth);
+        let parts = (0..1usize << depth)
+            .map(|i| match i.checked_sub(first) {
+                Some(i) if i < run => halves[usize::from(run > 1 && i >= run / 2)].clone(),
+                _ => self.parts[i >> widen].clone(),
+            })
+            .collect();
+        Table { depth, parts }
+    }
+}
+
+impl Directory {
+    pub(crate) fn new() -> Directory {
+        let shard = |_| Shard {
+            changes: AtomicU64::new(0),
+            lock: Mutex::default(),
+            table: Cell::new(Table { depth: 0, parts: vec![Part::new(1, 0)] }),
+        };
+        Directory { shards: (0..SHARDS).map(shard).collect() }
+    }
+
+    #[inline]
+    fn shard(&self, hash: u64) -> &Shard {
+        &self.shards[(hash >> (64 - SHARD_BITS)) as usize]
+    }
+
+    /// The place of the key with this hash that `is_it` recognises (it compares the key in the record). Never waits.
+    #[inline]
+    pub(crate) fn find(
+        &self,
+        hash: u64,
+        guard: &Guard,
+        is_it: impl FnMut(Place) -> Result<bool>,
+    ) -> Result<Option<Place>> {
+        let table = self.shard(hash).table.load(guard);
+        let part = &table.parts[table.index(hash)];
+        part.find(part.tag(hash), is_it)
+    }
+
+    /// Runs `read` over several keys so that all it saw was true at one instant. `read` may run several times.
+    pub(crate) fn snapshot<T>(&self, hashes: &[u64], mut read: impl FnMut() -> Result<T>) -> Result<T> {
+        let mut before = Vec::with_capacity(hashes.len());
+        for _ in 0..SNAPSHOT_TRIES {
+            before.clear();
+            before.extend(hashes.iter().map(|h| self.shard(*h).changes.load(Ordering::Acquire)));
+            if before.iter().any(|changes| changes % 2 == 1) {
+                std::thread::yield_now();
+                continue;
+            }
+            let seen = read()?;
+            fence(Ordering::Acquire);
+            let same = |(h, b): (&u64, &u64)| self.shard(*h).changes.load(Ordering::Relaxed) == *b;
+            if hashes.iter().zip(&before).all(same) {
+                return Ok(seen);
+            }
+        }
+        let _locks = self.lock_all(hashes);
+        read()
+    }
+
+    /// The lock of the shard of this hash: makes writes to its keys one after another.
+    #[inline]
+    pub(crate) fn lock(&self, hash: u64) -> ShardGuard<'_> {
+        let shard = self.shard(hash);
+        ShardGuard { shard, pending: shard.lock.lock(), changing: false }
+    }
+
+    /// The locks of all shards of these hashes, taken in the order of the shards, so that two callers never wait for
+    /// each other.
+    pub(crate) fn lock_all(&self, hashes: &[u64]) -> ShardGuards<'_> {
+        let mut shards: Vec<u8> = hashes.iter().map(|h| (h >> (64 - SHARD_BITS)) as u8).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        let guards = shards.iter().map(|s| self.lock(u64::from(*s) << (64 - SHARD_BITS))).collect();
+        ShardGuards { shards, guards }
+    }
+
+    /// Number of keys. Counts shard after shard, so not of one instant while others write.
+    pub(crate) fn keys(&self, guard: &Guard) -> u64 {
+        self.parts(guard).map(|part| u64::from(part.keys())).sum()
+    }
+
+    /// Bytes of memory that the words take.
+    pub(crate) fn bytes(&self, guard: &Guard) -> u64 {
+        self.parts(guard).map(|part| (part.lines.len() * size_of::<Line>()) as u64).sum()
+    }
+
+    /// Each part once.
+    fn parts<'g>(&self, guard: &'g Guard) -> impl Iterator<Item = &'g Part> {
+        self.shards.iter().flat_map(move |shard| shard.table.load(guard).parts())
+    }
+
+    /// Places of all keys of one shard, for sweeps that look at everything.
+    pub(crate) fn places(&self, shard: usize, guard: &Guard) -> Vec<Place> {
+        let parts = self.shards[shard].table.load(guard).parts();
+        parts.flat_map(|part| part.words().map(|w| Place(w & PLACE_MASK))).collect()
+    }
+
+    /// Number of shards, for [`Directory::places`].
+    pub(crate) fn shards(&self) -> usize {
+        self.shards.len()
+    }
+}
+
+/// The right to change the keys of one shard.
+pub(crate) struct ShardGuard<'a> {
+    shard: &'a Shard,
+    pub(crate) pending: MutexGuard<'a, Pending>,
+    changing: bool,
+}
+
+impl ShardGuard<'_> {
+    /// From here to the drop of the guard, readers of several keys at one instant wait or try again.
+    #[inline]
+    pub(crate) fn begin(&mut self) {
+        if !self.changing {
+            self.changing = true;
+            let changes = self.shard.changes.load(Ordering::Relaxed);
+            self.shard.changes.store(changes + 1, Ordering::Relaxed);
+            fence(Ordering::Release);
+        }
+    }
+
+    /// As [`Directory::find`].
+    #[inline]
+    pub(crate) fn find(
+        &self,
+        hash: u64,
+        guard: &Guard,
+        is_it: impl FnMut(Place) -> Result<bool>,
+    ) -> Result<Option<Place>> {
+        let table = self.shard.table.load(guard);
+        let part = &table.parts[table.index(hash)];
+        part.find(part.tag(hash), is_it)
+    }
+
+    /// The newest place of a key, counting writes that are not durable yet.
+    #[inline]
+    pub(crate) fn newest_pending(
+        &self,
+        hash: u64,
+        mut is_it: impl FnMut(Place) -> Result<bool>,
+    ) -> Result<Option<PendingWrite>> {
+        for write in self.pending.iter().rev().filter(|w| w.hash == hash) {
+            if is_it(write.place)? {
+                return Ok(Some(*write));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Points the key at `new`; `old` is where it pointed, as found under this lock. `hash_of` gives the hash of the key
+    /// at a place, when a part is split. Fails (and changes nothing) only if that does.
+    #[inline]
+    pub(crate) fn set(
+        &mut self,
+        hash: u64,
+        old: Option<Place>,
+        new: Place,
+        guard: &Guard,
+        hash_of: impl Fn(Place) -> Result<u64>,
+    ) -> Result<()> {
+        debug_assert!(new.0 > REMOVED && new.0 <= PLACE_MASK);
+        self.begin();
+        let table = self.shard.table.load(guard);
+        let part = &table.parts[table.index(hash)];
+        let tag = part.tag(hash);
+        match old.and_then(|old| part.position_of(tag | old.0)) {
+            Some((word, _)) => word.store(tag | new.0, Ordering::Release),
+            None => self.insert(hash, new, guard, hash_of)?,
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, hash: u64, new: Place, guard: &Guard, hash_of: impl Fn(Place) -> Result<u64>) -> Result<()> {
+        let mut table = self.shard.table.load(guard);
+        while table.parts[table.index(hash)].is_full() {
+            let roomier = table.with_room(table.index(hash), &hash_of)?;
+            self.shard.table.replace(roomier, guard);
+            table = self.shard.table.load(guard);
+        }
+        let part = &table.parts[table.index(hash)];
+        part.add(part.tag(hash) | new.0);
+        Ok(())
+    }
+
+    /// Forgets the key that points at `old`.
+    pub(crate) fn remove(&mut self, hash: u64, old: Place, guard: &Guard) {
+        self.begin();
+        let table = self.shard.table.load(guard);
+        let part = &table.parts[table.index(hash)];
+        part.take(part.tag(hash) | old.0);
+    }
+}
+
+impl Drop for ShardGuard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.changing {
+            let changes = self.shard.changes.load(Ordering::Relaxed);
+            self.shard.changes.store(changes + 1, Ordering::Release);
+        }
+    }
+}
+
+/// The right to change the keys of several shards at once.
+pub(crate) struct ShardGuards<'a> {
+    shards: Vec<u8>,
+    guards: Vec<ShardGuard<'a>>,
+}
+
+impl<'a> ShardGuards<'a> {
+    /// The guard of the shard of this hash, which is one of those locked.
+    pub(crate) fn of(&mut self, hash: u64) -> &mut ShardGuard<'a> {
+        let shard = (hash >> (64 - SHARD_BITS)) as u8;
+        let at = self.shards.partition_point(|s| *s < shard);
+        &mut self.guards[at]
+    }
+
+    /// Whether writes wait to become visible in any of them.
+    pub(crate) fn any_pending(&self) -> bool {
+        self.guards.iter().any(|g| !g.pending.is_empty())
+    }
+
+    /// [`ShardGuard::begin`] on all: whoever reads several keys sees every change made under these guards, or none.
+    pub(crate) fn begin(&mut self) {
+        self.guards.iter_mut().for_each(ShardGuard::begin);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    /// Keys are numbers; the place of key `k` at generation `g` is `2 + k + g * KEYS`.
+    const KEYS: u64 = if cfg!(miri) { 300 } else { 200_000 };
+
+    fn hash(key: u64) -> u64 {
+        xxhash_rust::xxh3::xxh3_64(&key.to_le_bytes())
+    }
+
+    fn key_at(place: Place) -> u64 {
+        (place.0 - 2) % KEYS
+    }
+
+    fn set(directory: &Directory, key: u64, place: Place) {
+        let guard = &epoch::pin();
+        let mut shard = directory.lock(hash(key));
+        let old = shard.find(hash(key), guard, |p| Ok(key_at(p) == key)).unwrap();
+        shard.set(hash(key), old, place, guard, |p| Ok(hash(key_at(p)))).unwrap();
+    }
+
+    fn get(directory: &Directory, key: u64) -> Option<Place> {
+        directory.find(hash(key), &epoch::pin(), |p| Ok(key_at(p) == key)).unwrap()
+    }
+
+    #[test]
+    fn agrees_with_a_map_through_growth_overwrites_and_removals() {
+        let directory = Directory::new();
+        let mut map = HashMap::new();
+        for round in 0..3 {
+            for key in (0..KEYS).filter(|k| hash(k + round) % 4 != 0) {
+                let place = Place(2 + key + round * KEYS);
+                set(&directory, key, place);
+                map.insert(key, place);
+            }
+            for key in (0..KEYS).filter(|k| hash(k ^ round) % 5 == 0) {
+                if let Some(place) = map.remove(&key) {
+                    directory.lock(hash(key)).remove(hash(key), place, &epoch::pin());
+                }
+            }
+            for key in 0..KEYS {
+                assert_eq!(get(&directory, key), map.get(&key).copied(), "key {key} round {round}");
+            }
+            assert_eq!(directory.keys(&epoch::pin()), map.len() as u64);
+        }
+        let everything: usize = (0..directory.shards()).map(|s| directory.places(s, &epoch::pin()).len()).sum();
+        assert_eq!(everything, map.len());
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "needs many keys to be a statement")]
+    fn takes_at_most_12_bytes_a_key_at_any_size() {
+        let directory = Directory::new();
+        for key in 0..KEYS {
+            set(&directory, key, Place(2 + key));
+            if key > 20_000 && key % 1_000 == 0 {
+                let bytes = directory.bytes(&epoch::pin()) as f64 / key as f64;
+                assert!(bytes <= 12.0, "{bytes} bytes a key at {key} keys");
+            }
+        }
+    }
+
+    #[test]
+    fn a_probe_stops_at_the_tag_nearly_always() {
+        let directory = Directory::new();
+        (0..KEYS).for_each(|key| set(&directory, key, Place(2 + key)));
+        let mut looked = 0u64;
+        for key in KEYS..2 * KEYS {
+            let looked = &mut looked;
+            directory
+                .find(hash(key), &epoch::pin(), |_| {
+                    *looked += 1;
+                    Ok(false)
+                })
+                .unwrap();
+        }
+        assert!(looked <= KEYS / 1000 + 1, "{looked} records looked at for {KEYS} misses");
+    }
+
+    #[test]
+    fn readers_never_miss_a_key_while_others_are_inserted() {
+        let directory = Directory::new();
+        let keys = KEYS / 4;
+        (0..keys).for_each(|key| set(&directory, key, Place(2 + key)));
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for key in keys..KEYS {
+                    set(&directory, key, Place(2 + key));
+                    set(&directory, key - keys, Place(2 + key - keys + KEYS));
+                }
+            });
+            while !writer.is_finished() {
+                for key in (0..keys).step_by(97) {
+                    assert!(get(&directory, key).is_some(), "key {key}");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn a_snapshot_sees_a_batch_whole() {
+        let directory = Directory::new();
+        let rounds = if cfg!(miri) { 20 } else { 20_000 };
+        let hashes: Vec<u64> = (0..4).map(hash).collect();
+        (0..4).for_each(|key| set(&directory, key, Place(2 + key)));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 1..rounds {
+                    let guard = &epoch::pin();
+                    let mut shards = directory.lock_all(&hashes);
+                    shards.begin();
+                    for key in 0..4 {
+                        let shard = shards.of(hash(key));
+                        let old = shard.find(hash(key), guard, |p| Ok(key_at(p) == key)).unwrap();
+                        let new = Place(2 + key + round * KEYS);
+                        shard.set(hash(key), old, new, guard, |p| Ok(hash(key_at(p)))).unwrap();
+                    }
+                }
+            });
+            let mut last = 0;
+            while last + 1 < rounds {
+                let read = || Ok((0..4).map(|k| (get(&directory, k).unwrap().0 - 2) / KEYS).collect::<Vec<_>>());
+                let seen = directory.snapshot(&hashes, read).unwrap();
+                assert!(seen.iter().all(|r| *r == seen[0]), "{seen:?}");
+                last = seen[0];
+            }
+        });
+    }
+}

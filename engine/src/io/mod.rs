@@ -1,0 +1,106 @@
+//! The seam: every file, sync, clock and random number goes through here, and nothing else in the engine may.
+//!
+//! [`Disk`] is one directory; [`File`] one file in it. [`disk::RealDisk`] is the operating system's, [`memory::MemoryDisk`]
+//! keeps nothing. Implementers: a name is a plain file name, never a path; `write_at` and `read_at` may do less than
+//! asked, as the system's calls may; the helpers below loop.
+
+pub(crate) mod disk;
+pub(crate) mod map;
+pub(crate) mod memory;
+
+use std::fmt::Debug;
+use std::io;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use map::Map;
+
+/// One directory of files.
+pub(crate) trait Disk: Send + Sync + Debug {
+    /// Names of the files in the directory, in no order.
+    fn list(&self) -> io::Result<Vec<String>>;
+    /// Makes a file that must not exist yet. Its name survives a power cut after [`Disk::sync_dir`].
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>>;
+    /// Opens a file; for writing too unless the disk is read-only.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>>;
+    /// Removes a file. Open mappings of it stay readable where the system allows removing it at all.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Makes creations and removals survive a power cut.
+    fn sync_dir(&self) -> io::Result<()>;
+    /// For messages to people.
+    fn location(&self) -> String;
+    /// Whether files are written at all, or only looked at.
+    fn read_only(&self) -> bool {
+        false
+    }
+}
+
+/// One file.
+pub(crate) trait File: Send + Sync + Debug {
+    /// Length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Reads into `into`, perhaps less; 0 at the end of the file.
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize>;
+    /// Writes from `from`, perhaps less.
+    fn write_at(&self, offset: u64, from: &[u8]) -> io::Result<usize>;
+    /// Cuts or extends with zeros.
+    fn set_len(&self, bytes: u64) -> io::Result<()>;
+    /// Makes sure that the first `bytes` bytes have a place on the disk, so that writing through a mapping cannot fail
+    /// for want of space; they read as zeros where nothing was written. Extends the file.
+    fn reserve(&self, bytes: u64) -> io::Result<()>;
+    /// Makes bytes and length survive a power cut.
+    fn sync(&self) -> io::Result<()>;
+    /// Maps the first `bytes` bytes.
+    fn map(&self, bytes: u64, writable: bool) -> io::Result<Map>;
+}
+
+/// Reads until `into` is full or the file ends; the number of bytes read.
+pub(crate) fn read_full(file: &dyn File, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+    let mut done = 0;
+    while done < into.len() {
+        match file.read_at(offset + done as u64, &mut into[done..]) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
+/// The whole file, refusing one longer than `bytes_max`: a length from the disk never sizes an allocation unchecked.
+pub(crate) fn read_whole(file: &dyn File, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let len = file.len()?;
+    if len > bytes_max {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{len} bytes, at most {bytes_max} expected")));
+    }
+    let mut bytes = vec![0; len as usize];
+    let read = read_full(file, 0, &mut bytes)?;
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
+/// Writes all of `from`. A write of no bytes is an error and not a reason to try for ever.
+pub(crate) fn write_full(file: &dyn File, offset: u64, from: &[u8]) -> io::Result<()> {
+    let mut done = 0;
+    while done < from.len() {
+        match file.write_at(offset + done as u64, &from[done..]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// Milliseconds since 1970; what expiry is measured in. A clock before 1970 reads as 0.
+#[allow(clippy::disallowed_methods, reason = "the seam itself")]
+pub(crate) fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// A random number from the operating system: salts and seeds that guests must not guess.
+pub(crate) fn random_u64() -> io::Result<u64> {
+    getrandom::u64().map_err(io::Error::other)
+}

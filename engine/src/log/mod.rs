@@ -1,0 +1,494 @@
+//! The log: every record of the store, in segments; one of them active, the others closed.
+//! Flow: `commit` -> here -> `Region`; a [`Place`] -> here -> [`Record`]. The background worker prepares, syncs, seals.
+//!
+//! A *place* is where a record is now: an address slot of 64 MiB and the offset in it, in units of 4 bytes. Slots are
+//! handed out at open and reused. A *position* is when it was written: the bytes logged before it since the store was
+//! made. Positions are never reused and rise with every commit: they are what versions are made of.
+//!
+//! Invariants:
+//! 1. A segment is in the manifest, its header on the disk, before the first record goes into it.
+//! 2. All below `durable` is on the disk; `durable` only rises.
+//! 3. Segments become durable in the order of their positions, so that what a crash leaves is a prefix.
+//! 4. Lock order: shard locks, then `grow`, then `manifest`, then `unsynced`.
+
+pub(crate) mod record;
+pub(crate) mod replay;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crossbeam_epoch::{self as epoch, Guard};
+use parking_lot::Mutex;
+
+use crate::directory::{Cell, PLACE_BITS, Place};
+use crate::error::{Error, ErrorKind, Result};
+use crate::io::map::{Map, Region, Reservation};
+use crate::io::memory::MemoryDisk;
+use crate::io::{self as seam, Disk, File};
+use crate::manifest::Manifest;
+use crate::manifest::edit::Edit;
+use crate::segment::{self, HEADER_BYTES, Header, Segment};
+use record::Record;
+
+/// Bytes of an address slot; a larger segment takes several.
+const SLOT_BYTES: u64 = 64 << 20;
+const SLOT_SHIFT: u32 = 24; // SLOT_BYTES in units of record::ALIGN
+const SLOTS_MAX: usize = 1 << (PLACE_BITS - SLOT_SHIFT);
+/// The first segment of a young store.
+const FIRST_SEGMENT_BYTES: u64 = 1 << 20;
+/// Segments begin and end at pages.
+const PAGE_BYTES: u64 = 4096;
+
+/// Everything about the segments of an open store.
+pub(crate) struct Log {
+    disk: Arc<dyn Disk>,
+    store: u64,
+    segment_bytes_max: u64,
+    verify: bool,
+    manifest: Mutex<Manifest>,
+    /// By address slot.
+    slots: Cell<Vec<Option<Arc<Segment>>>>,
+    active: Cell<Arc<Segment>>,
+    grow: Mutex<Grow>,
+    /// Closed and not yet durable, oldest first, then those durable and not yet sealed.
+    unsynced: Mutex<Vec<Arc<Segment>>>,
+    unsealed: Mutex<Vec<Arc<Segment>>>,
+    durable: AtomicU64,
+    /// The durable mark last written into a record.
+    marked: AtomicU64,
+    /// The active segment is half full and no next one is there.
+    wants_next: AtomicBool,
+}
+
+/// What making the next segment needs.
+struct Grow {
+    next: Option<Arc<Segment>>,
+    number: u64,
+    base: u64,
+    bytes: u64,
+}
+
+/// Where a log that was recovered goes on.
+pub(crate) struct Resume {
+    /// Segments that hold records, in order; none of them takes more.
+    pub(crate) segments: Vec<Arc<Segment>>,
+    /// The last of them, where the store was closed and it may take more.
+    pub(crate) active: Option<Arc<Segment>>,
+    /// All below this log position is on the disk.
+    pub(crate) durable: u64,
+    /// First log position that was never used.
+    pub(crate) base: u64,
+    /// First segment number that was never used.
+    pub(crate) number: u64,
+}
+
+/// A record that stands in the log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Appended {
+    pub(crate) place: Place,
+    /// The log position of the record: its version.
+    pub(crate) position: u64,
+    /// The log position after it.
+    pub(crate) end: u64,
+}
+
+/// Space taken in the active segment, to be filled at once.
+pub(crate) struct Space<'g> {
+    pub(crate) segment: &'g Arc<Segment>,
+    reservation: Reservation<'g>,
+}
+
+fn place_in(segment: &Segment, offset: u64) -> Place {
+    Place((u64::from(segment.first_slot) << SLOT_SHIFT) + offset / record::ALIGN)
+}
+
+impl Space<'_> {
+    /// What a record of `bytes` bytes, `at` bytes into the space, will be known by.
+    pub(crate) fn appended(&self, at: u64, bytes: u64) -> Appended {
+        let offset = self.reservation.at() + at;
+        let position = self.segment.position(offset);
+        Appended { place: place_in(self.segment, offset), position, end: position + bytes }
+    }
+
+    /// Writes a record `at` bytes into the space; the bytes it took.
+    #[inline]
+    pub(crate) fn fill(&mut self, at: u64, record: &Record<'_>) -> u64 {
+        let bytes = record.bytes();
+        let seed = self.segment.seed(self.reservation.at() + at);
+        record.encode(&mut self.reservation.bytes_mut()[at as usize..(at + bytes) as usize], seed);
+        bytes
+    }
+
+    /// Makes the records readable and safe from the death of the process.
+    #[inline]
+    pub(crate) fn publish(self) {
+        self.reservation.publish();
+    }
+}
+
+impl Log {
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        manifest: Manifest,
+        options: &crate::Options,
+        resume: Resume,
+    ) -> Result<Log> {
+        let store = manifest.superblock().store;
+        let logged: u64 = resume.segments.iter().map(|s| s.region.published()).sum();
+        let bytes = (logged / 4).next_power_of_two().max(FIRST_SEGMENT_BYTES).min(options.segment_bytes_max);
+        let mut slots = Vec::new();
+        resume.segments.iter().for_each(|s| put_in_slots(&mut slots, s));
+        let log = Log {
+            store,
+            segment_bytes_max: options.segment_bytes_max,
+            verify: options.verify == crate::Verify::Always,
+            manifest: Mutex::new(manifest),
+            slots: Cell::new(slots),
+            active: Cell::new(Arc::new(placeholder()?)),
+            grow: Mutex::new(Grow {
+                next: None,
+                number: resume.number,
+                base: resume.base.next_multiple_of(PAGE_BYTES),
+                bytes,
+            }),
+            unsynced: Mutex::default(),
+            unsealed: Mutex::default(),
+            durable: AtomicU64::new(resume.durable),
+            marked: AtomicU64::new(resume.durable),
+            wants_next: AtomicBool::new(false),
+            disk,
+        };
+        let guard = &epoch::pin();
+        let active = resume.active;
+        let last = resume.segments.last().cloned();
+        let closed = resume.segments.into_iter().filter(|s| active.as_ref().is_none_or(|a| !Arc::ptr_eq(a, s)));
+        {
+            let manifest = log.manifest.lock();
+            let sealed =
+                |s: &Segment| manifest.state().segments.get(&s.header.number).is_some_and(|e| e.sealed.is_some());
+            *log.unsynced.lock() = closed.filter(|s| !sealed(s)).collect();
+        }
+        if let Some(active) = active.or_else(|| last.clone().filter(|_| log.disk.read_only())) {
+            log.active.replace(active, guard);
+        } else if !log.disk.read_only() {
+            let end = last.map_or(resume.durable, |s| s.end());
+            let first = log.make_segment(&mut log.grow.lock(), 0)?;
+            log.activate(&first, end)?;
+            log.active.replace(first, guard);
+        }
+        Ok(log)
+    }
+
+    /// Takes `bytes` bytes of the active segment, moving on to the next one if this one is full.
+    #[inline]
+    pub(crate) fn reserve<'g>(&self, bytes: u64, guard: &'g Guard) -> Result<Space<'g>> {
+        loop {
+            let segment = self.active.load(guard);
+            match segment.region.reserve(bytes) {
+                Ok(reservation) => {
+                    let half = segment.header.capacity / 2;
+                    if reservation.at() < half && reservation.at() + bytes >= half {
+                        self.wants_next.store(true, Ordering::Relaxed);
+                    }
+                    return Ok(Space { segment, reservation });
+                }
+                Err(_) => self.rotate(segment, bytes, guard)?,
+            }
+        }
+    }
+
+    /// The durable mark to be written into the next record, if it is newer than the one last written.
+    #[inline]
+    pub(crate) fn take_mark(&self) -> Option<u64> {
+        let durable = self.durable.load(Ordering::Acquire);
+        (durable > self.marked.load(Ordering::Relaxed) && durable > self.marked.fetch_max(durable, Ordering::Relaxed))
+            .then_some(durable)
+    }
+
+    /// Replaces the full segment by one with room for `bytes`, unless somebody else just did.
+    #[cold]
+    fn rotate(&self, full: &Arc<Segment>, bytes: u64, guard: &Guard) -> Result<()> {
+        let mut grow = self.grow.lock();
+        if !Arc::ptr_eq(full, self.active.load(guard)) {
+            return Ok(());
+        }
+        let fits = |next: &Arc<Segment>| next.header.capacity - HEADER_BYTES >= bytes;
+        let next = match grow.next.take_if(|next| fits(next)) {
+            Some(next) => next,
+            None => self.make_segment(&mut grow, bytes)?,
+        };
+        let end = full.position(full.region.close());
+        if let Err(e) = self.activate(&next, end) {
+            full.region.reopen();
+            return Err(e);
+        }
+        self.unsynced.lock().push(full.clone());
+        self.active.replace(next, guard);
+        Ok(())
+    }
+
+    /// Writes the link: from here on records may follow.
+    fn activate(&self, next: &Arc<Segment>, end: u64) -> Result<()> {
+        let link = segment::encode_link(next.header.salt, end);
+        let mut reservation = next
+            .region
+            .reserve(link.len() as u64)
+            .map_err(|_| Error::new(ErrorKind::Io, "a new segment has no room for its header"))?;
+        reservation.bytes_mut().copy_from_slice(&link);
+        reservation.publish();
+        Ok(())
+    }
+
+    /// Makes a segment with room for a record of `bytes`: file, header and name on the disk, then its manifest edit,
+    /// then its space.
+    fn make_segment(&self, grow: &mut Grow, bytes: u64) -> Result<Arc<Segment>> {
+        let capacity = (bytes + HEADER_BYTES).next_multiple_of(PAGE_BYTES).max(grow.bytes);
+        let header = Header { number: grow.number, base: grow.base, salt: self.random()?, capacity };
+        let name = segment::file_name(header.number);
+        let failed = |e| Error::io(format_args!("cannot make {name}"), e);
+        let file = self.disk.create(&name).map_err(failed)?;
+        grow.number += 1;
+        let made = self.fill_new(&header, &*file).map_err(failed).and_then(|()| {
+            let edit = Edit::Add { segment: header.number, base: header.base, capacity };
+            self.manifest.lock().append(edit)?;
+            file.reserve(capacity).and_then(|()| file.map(capacity, true)).map_err(|e| {
+                // A full disk is lived through: the store goes on with what it has.
+                let _ = self.manifest.lock().append(Edit::Remove { segment: header.number });
+                failed(e)
+            })
+        });
+        let map = match made {
+            Ok(map) => map,
+            Err(e) => {
+                let _ = self.disk.remove(&name);
+                return Err(e);
+            }
+        };
+        let guard = &epoch::pin();
+        let mut slots = self.slots.load(guard).clone();
+        let first_slot = free_slots(&slots, slots_of(capacity)).ok_or_else(|| {
+            Error::new(ErrorKind::NoSpace, "the log has reached 512 GiB, the most one store can address")
+        })?;
+        let region = Region::new(map, HEADER_BYTES - segment::LINK_BYTES, true);
+        let segment = Arc::new(Segment::new(header, first_slot as u32, file, region));
+        segment.region.populate();
+        put_in_slots(&mut slots, &segment);
+        self.slots.replace(slots, guard);
+        grow.base += capacity;
+        grow.bytes = (grow.bytes * 2).min(self.segment_bytes_max);
+        Ok(segment)
+    }
+
+    fn fill_new(&self, header: &Header, file: &dyn File) -> io::Result<()> {
+        seam::write_full(file, 0, &header.encode(self.store))?;
+        file.sync()?;
+        self.disk.sync_dir()
+    }
+
+    fn random(&self) -> Result<u64> {
+        seam::random_u64().map_err(|e| Error::io("no random numbers", e))
+    }
+
+    /// Background: has the next segment ready before the active one is full.
+    pub(crate) fn prepare_next(&self) -> Result<()> {
+        if !self.wants_next.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let mut grow = self.grow.lock();
+        if grow.next.is_none() {
+            grow.next = Some(self.make_segment(&mut grow, 0)?);
+        }
+        Ok(())
+    }
+
+    /// Whether [`Log::prepare_next`] has something to do.
+    pub(crate) fn wants_next(&self) -> bool {
+        self.wants_next.load(Ordering::Relaxed)
+    }
+
+    /// The place of the record at `offset` of a segment.
+    pub(crate) fn place(&self, segment: &Segment, offset: u64) -> Place {
+        place_in(segment, offset)
+    }
+
+    /// The segment of a place and the offset in it.
+    #[inline]
+    pub(crate) fn locate<'g>(&self, place: Place, guard: &'g Guard) -> Result<(&'g Arc<Segment>, u64)> {
+        let slots = self.slots.load(guard);
+        let slot = (place.0 >> SLOT_SHIFT) as usize;
+        match slots.get(slot) {
+            Some(Some(segment)) => {
+                let first = u64::from(segment.first_slot) << SLOT_SHIFT;
+                Ok((segment, (place.0 - first) * record::ALIGN))
+            }
+            _ => Err(Error::new(ErrorKind::Corrupt, format!("place {:#x} is in no segment", place.0))),
+        }
+    }
+
+    /// The record at a place, with its segment and offset.
+    #[inline]
+    pub(crate) fn record<'g>(&self, place: Place, guard: &'g Guard) -> Result<Found<'g>> {
+        let (segment, offset) = self.locate(place, guard)?;
+        match segment.record(offset, self.verify) {
+            Ok((record, bytes)) => Ok(Found { segment, offset, bytes, record }),
+            Err(defect) => Err(segment.corrupt(offset, format_args!("no valid record ({defect:?})"))),
+        }
+    }
+
+    /// All below this log position survives a power cut.
+    #[inline]
+    pub(crate) fn durable(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    /// The log position after the last record that survives the death of the process.
+    pub(crate) fn end(&self, guard: &Guard) -> u64 {
+        self.active.load(guard).end()
+    }
+
+    /// Whether closed segments wait for their sync, or synced ones for their manifest edit.
+    pub(crate) fn has_closed(&self) -> bool {
+        !self.unsynced.lock().is_empty() || !self.unsealed.lock().is_empty()
+    }
+
+    /// Waits until all that was published before the call is on the disk; with `closed_only`, just what stands in closed
+    /// segments. One caller at a time.
+    pub(crate) fn sync(&self, closed_only: bool) -> Result<()> {
+        let (closed, active) = {
+            let guard = &epoch::pin();
+            // Under this lock a segment is either still active or already in the list.
+            let unsynced = self.unsynced.lock();
+            (unsynced.clone(), self.active.load(guard).clone())
+        };
+        for segment in &closed {
+            let end = self.sync_segment(segment)?;
+            self.durable.fetch_max(end, Ordering::AcqRel);
+            self.unsynced.lock().remove(0);
+            self.unsealed.lock().push(segment.clone());
+        }
+        if !closed_only {
+            let end = self.sync_segment(&active)?;
+            self.durable.fetch_max(end, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
+    fn sync_segment(&self, segment: &Segment) -> Result<u64> {
+        segment
+            .sync(self.durable())
+            .map_err(|e| Error::io(format_args!("cannot sync {}", segment::file_name(segment.header.number)), e))
+    }
+
+    /// Background: writes down that closed, synced segments are complete, and gives their unused space back.
+    pub(crate) fn seal(&self) -> Result<()> {
+        while let Some(segment) = { self.unsealed.lock().first().cloned() } {
+            trim(&segment)?;
+            let edit = Edit::Seal { segment: segment.header.number, end: segment.end() };
+            self.manifest.lock().append(edit)?;
+            self.unsealed.lock().remove(0);
+        }
+        Ok(())
+    }
+
+    /// Seals all, gives unused space back and writes down that the store was closed. No writer may be left.
+    pub(crate) fn close(&self) -> Result<()> {
+        self.sync(false)?;
+        self.seal()?;
+        let mut grow = self.grow.lock();
+        if let Some(unused) = grow.next.take() {
+            self.manifest.lock().append(Edit::Remove { segment: unused.header.number })?;
+            let _ = self.disk.remove(&segment::file_name(unused.header.number));
+        }
+        let active = self.active.load(&epoch::pin()).clone();
+        active.region.close();
+        trim(&active)?;
+        self.manifest.lock().append(Edit::Close { segment: active.header.number, end: active.end() })
+    }
+
+    /// All segments that hold records, by position.
+    pub(crate) fn segments(&self, guard: &Guard) -> Vec<Arc<Segment>> {
+        let mut segments: Vec<Arc<Segment>> = Vec::new();
+        for segment in self.slots.load(guard).iter().flatten() {
+            if segments.last().is_none_or(|last| !Arc::ptr_eq(last, segment)) {
+                segments.push(segment.clone());
+            }
+        }
+        segments.retain(|s| s.region.published() >= HEADER_BYTES);
+        segments.sort_by_key(|s| s.header.base);
+        segments
+    }
+}
+
+/// A record in the log, and where it stands.
+pub(crate) struct Found<'g> {
+    pub(crate) segment: &'g Arc<Segment>,
+    pub(crate) offset: u64,
+    pub(crate) bytes: u64,
+    pub(crate) record: Record<'g>,
+}
+
+impl Found<'_> {
+    /// The version of the write: its position when it was first written.
+    pub(crate) fn version(&self) -> u64 {
+        self.record.moved.unwrap_or_else(|| self.segment.position(self.offset))
+    }
+
+    /// Where the key begins in the segment; the value follows it.
+    #[inline]
+    pub(crate) fn key_offset(&self) -> u64 {
+        self.offset + self.record.key_offset()
+    }
+
+    /// Whether it reads as absent by now.
+    #[inline]
+    pub(crate) fn is_expired(&self) -> bool {
+        self.record.expires.is_some_and(|at| at <= seam::unix_ms())
+    }
+}
+
+/// Gives back the space behind the last record. Where a mapped file cannot be cut (Windows) it stays; that is only space.
+fn trim(segment: &Segment) -> Result<()> {
+    let end = segment.region.published();
+    if cfg!(windows) {
+        return Ok(());
+    }
+    let name = segment::file_name(segment.header.number);
+    let failed = |e| Error::io(format_args!("cannot trim {name}"), e);
+    segment.file.set_len(end).map_err(failed)?;
+    segment.file.sync().map_err(failed)
+}
+
+pub(crate) fn slots_of(capacity: u64) -> usize {
+    capacity.div_ceil(SLOT_BYTES) as usize
+}
+
+/// The first of `n` free address slots in a row.
+pub(crate) fn free_slots(slots: &[Option<Arc<Segment>>], n: usize) -> Option<usize> {
+    let mut free = 0;
+    for (i, slot) in slots.iter().enumerate() {
+        free = if slot.is_none() { free + 1 } else { 0 };
+        if free == n {
+            return Some(i + 1 - n);
+        }
+    }
+    let first = slots.len() - free;
+    (first + n <= SLOTS_MAX).then_some(first)
+}
+
+pub(crate) fn put_in_slots(slots: &mut Vec<Option<Arc<Segment>>>, segment: &Arc<Segment>) {
+    let first = segment.first_slot as usize;
+    let n = slots_of(segment.header.capacity);
+    if slots.len() < first + n {
+        slots.resize(first + n, None);
+    }
+    slots[first..first + n].fill(Some(segment.clone()));
+}
+
+/// Stands where the active segment will: full from the start.
+fn placeholder() -> Result<Segment> {
+    let failed = |e| Error::io("no memory for a mapping", e);
+    let region = Region::new(Map::anonymous(PAGE_BYTES).map_err(failed)?, 0, false);
+    let file = MemoryDisk::default().create("placeholder").map_err(failed)?;
+    Ok(Segment::new(Header { number: 0, base: 0, salt: 0, capacity: PAGE_BYTES }, 0, file, region))
+}

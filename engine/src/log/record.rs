@@ -1,0 +1,280 @@
+//! One record: one write of one key, as it stands in a log segment. Bytes only: no I/O, no locks, any thread.
+//! Flow: `commit` -> here -> `Region`; a place -> here -> `Value`; `log::replay` -> here -> `recovery`.
+//!
+//! | offset | bytes   | field                                                                  |
+//! |      0 |       4 | checksum of all that follows, padding included; seed: salt, offset      |
+//! |      4 |       1 | flags: bits 0-1 kind, then `EXPIRES`, `MOVED`, `MARK`, `MEMBER`         |
+//! |      5 | varint  | bucket; in a batch header the number of members                         |
+//! |        | varint  | key bytes; in a batch header the bytes of all members                   |
+//! |        | varint  | value bytes (kind `Set` only)                                           |
+//! |        | varint  | expiry, ms since 1970 (`EXPIRES`)                                       |
+//! |        | varint  | version (`MOVED`: the record was copied by the cleaner and keeps it)    |
+//! |        | 8       | durable mark (`MARK`): all below this log position was on disk before   |
+//! |        |         | this record was written                                                 |
+//! |        |         | key, value, zeros up to a multiple of 4                                 |
+//!
+//! A record without `MOVED` has its own log position as its version. A batch is a header and its members, each `MEMBER`
+//! and each with a checksum of its own: it is valid iff the header and all members are. Kind 0 is no record, so
+//! zeroed space ends a segment.
+
+use crate::checksum::Seed;
+use crate::codec::{Reader, put_varint, varint_bytes};
+use crate::options::{BATCH_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
+
+/// Records start at multiples of this, so that a place needs fewer bits.
+pub(crate) const ALIGN: u64 = 4;
+
+const CHECKSUM_BYTES: usize = 4;
+const MARK_BYTES: usize = 8;
+/// Fewest bytes of a record that carries a durable mark.
+pub(crate) const MARKED_BYTES_MIN: usize = CHECKSUM_BYTES + 3 + MARK_BYTES;
+
+const KIND: u8 = 0b11;
+const EXPIRES: u8 = 1 << 2;
+const MOVED: u8 = 1 << 3;
+const MARK: u8 = 1 << 4;
+const MEMBER: u8 = 1 << 5;
+const UNKNOWN: u8 = !(KIND | EXPIRES | MOVED | MARK | MEMBER);
+
+/// What a record says of its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    /// The key has this value.
+    Set = 1,
+    /// The key is gone: a tombstone.
+    Delete = 2,
+    /// Not a key: the next `count` records are one commit.
+    Batch = 3,
+}
+
+/// A record to be written, or as read: borrowed parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Record<'a> {
+    pub(crate) kind: Kind,
+    /// Part of a batch.
+    pub(crate) member: bool,
+    /// Bucket id; the number of members for [`Kind::Batch`].
+    pub(crate) bucket: u64,
+    pub(crate) key: &'a [u8],
+    pub(crate) value: &'a [u8],
+    /// Milliseconds since 1970 from which on the key reads as absent.
+    pub(crate) expires: Option<u64>,
+    /// The version, where it is not the record's own position.
+    pub(crate) moved: Option<u64>,
+    /// The durable mark it carries.
+    pub(crate) mark: Option<u64>,
+    /// For [`Kind::Batch`]: bytes of all members.
+    pub(crate) batch_bytes: u64,
+}
+
+/// Why bytes are not a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Defect {
+    /// Zeros: nothing was ever written here.
+    Blank,
+    /// The lengths do not fit the space, or a field is not one we write.
+    Malformed,
+    /// The bytes are not those that were written.
+    Checksum,
+}
+
+impl<'a> Record<'a> {
+    pub(crate) fn set(bucket: u64, key: &'a [u8], value: &'a [u8]) -> Self {
+        Record { kind: Kind::Set, value, ..Record::delete(bucket, key) }
+    }
+
+    pub(crate) fn delete(bucket: u64, key: &'a [u8]) -> Self {
+        Record {
+            kind: Kind::Delete,
+            member: false,
+            bucket,
+            key,
+            value: &[],
+            expires: None,
+            moved: None,
+            mark: None,
+            batch_bytes: 0,
+        }
+    }
+
+    pub(crate) fn batch(members: u64, bytes: u64) -> Self {
+        Record { kind: Kind::Batch, batch_bytes: bytes, ..Record::delete(members, &[]) }
+    }
+
+    /// Bytes before the key.
+    #[inline]
+    fn head_bytes(&self) -> usize {
+        let mut n = CHECKSUM_BYTES + 1 + varint_bytes(self.bucket) + varint_bytes(self.key_field());
+        if self.kind == Kind::Set {
+            n += varint_bytes(self.value.len() as u64);
+        }
+        n += self.expires.map_or(0, varint_bytes) + self.moved.map_or(0, varint_bytes);
+        n + if self.mark.is_some() { MARK_BYTES } else { 0 }
+    }
+
+    /// Where the key begins in the record; the value follows it.
+    #[inline]
+    pub(crate) fn key_offset(&self) -> u64 {
+        self.head_bytes() as u64
+    }
+
+    fn key_field(&self) -> u64 {
+        if self.kind == Kind::Batch { self.batch_bytes } else { self.key.len() as u64 }
+    }
+
+    /// Bytes in the log, a multiple of [`ALIGN`].
+    #[inline]
+    pub(crate) fn bytes(&self) -> u64 {
+        ((self.head_bytes() + self.key.len() + self.value.len()) as u64).next_multiple_of(ALIGN)
+    }
+
+    /// Writes the record into `into`, which has [`Record::bytes`] bytes, all zero before.
+    #[inline]
+    pub(crate) fn encode(&self, into: &mut [u8], seed: Seed) {
+        let mut flags = self.kind as u8;
+        for (flag, on) in [
+            (EXPIRES, self.expires.is_some()),
+            (MOVED, self.moved.is_some()),
+            (MARK, self.mark.is_some()),
+            (MEMBER, self.member),
+        ] {
+            if on {
+                flags |= flag;
+            }
+        }
+        into[CHECKSUM_BYTES] = flags;
+        let mut at = CHECKSUM_BYTES + 1;
+        at += put_varint(&mut into[at..], self.bucket);
+        at += put_varint(&mut into[at..], self.key_field());
+        if self.kind == Kind::Set {
+            at += put_varint(&mut into[at..], self.value.len() as u64);
+        }
+        for number in [self.expires, self.moved].into_iter().flatten() {
+            at += put_varint(&mut into[at..], number);
+        }
+        if let Some(mark) = self.mark {
+            into[at..at + MARK_BYTES].copy_from_slice(&mark.to_le_bytes());
+            at += MARK_BYTES;
+        }
+        into[at..at + self.key.len()].copy_from_slice(self.key);
+        at += self.key.len();
+        into[at..at + self.value.len()].copy_from_slice(self.value);
+        let checksum = seed.checksum(&into[CHECKSUM_BYTES..]);
+        into[..CHECKSUM_BYTES].copy_from_slice(&checksum.to_le_bytes());
+    }
+
+    /// The record at the front of `bytes` and the bytes it takes; structure only, the checksum is not looked at.
+    #[inline]
+    pub(crate) fn parse(bytes: &'a [u8]) -> Result<(Record<'a>, u64), Defect> {
+        let mut reader = Reader::new(bytes);
+        match (reader.u32(), reader.u8()) {
+            (Some(0), Some(0)) => Err(Defect::Blank),
+            (Some(_), Some(flags)) => Self::parse_body(reader, flags).ok_or(Defect::Malformed),
+            _ if bytes.iter().all(|b| *b == 0) => Err(Defect::Blank),
+            _ => Err(Defect::Malformed),
+        }
+    }
+
+    #[inline]
+    fn parse_body(mut reader: Reader<'a>, flags: u8) -> Option<(Record<'a>, u64)> {
+        let kind = match flags & KIND {
+            1 => Kind::Set,
+            2 => Kind::Delete,
+            3 => Kind::Batch,
+            _ => return None,
+        };
+        if flags & UNKNOWN != 0 {
+            return None;
+        }
+        let bucket = reader.varint()?;
+        let key_field = reader.varint()?;
+        let value_bytes = if kind == Kind::Set { reader.varint()? } else { 0 };
+        let expires = if flags & EXPIRES != 0 { Some(reader.varint()?) } else { None };
+        let moved = if flags & MOVED != 0 { Some(reader.varint()?) } else { None };
+        let mark = if flags & MARK != 0 { Some(reader.u64()?) } else { None };
+        let (key_bytes, batch_bytes) = if kind == Kind::Batch { (0, key_field) } else { (key_field, 0) };
+        if key_bytes > KEY_BYTES_MAX as u64
+            || value_bytes > VALUE_BYTES_MAX as u64
+            || batch_bytes > 4 * BATCH_BYTES_MAX as u64
+        {
+            return None;
+        }
+        let key = reader.take(key_bytes as usize)?;
+        let value = reader.take(value_bytes as usize)?;
+        let bytes = (reader.at() as u64).next_multiple_of(ALIGN);
+        reader.take(bytes as usize - reader.at())?;
+        let member = flags & MEMBER != 0;
+        Some((Record { kind, member, bucket, key, value, expires, moved, mark, batch_bytes }, bytes))
+    }
+
+    /// As [`Record::parse`], and the bytes are those that were written here.
+    pub(crate) fn verify(bytes: &'a [u8], seed: Seed) -> Result<(Record<'a>, u64), Defect> {
+        let (record, len) = Record::parse(bytes)?;
+        let stored = Reader::new(bytes).u32().ok_or(Defect::Malformed)?;
+        if seed.checksum(&bytes[CHECKSUM_BYTES..len as usize]) != stored {
+            return Err(Defect::Checksum);
+        }
+        Ok((record, len))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encode(record: &Record<'_>) -> Vec<u8> {
+        let mut bytes = vec![0; record.bytes() as usize];
+        record.encode(&mut bytes, Seed::new(1, 2));
+        bytes
+    }
+
+    fn samples() -> Vec<Record<'static>> {
+        let set = Record::set(3, b"key", b"value");
+        vec![
+            set,
+            Record::set(0, b"", b""),
+            Record::delete(u64::MAX, b"gone"),
+            Record::batch(100, 13_200),
+            Record { expires: Some(1_700_000_000_000), ..set },
+            Record { moved: Some(1 << 40), mark: Some(u64::MAX), member: true, ..set },
+        ]
+    }
+
+    #[test]
+    fn a_record_reads_back_as_written() {
+        for record in samples() {
+            let bytes = encode(&record);
+            assert_eq!(bytes.len() as u64 % ALIGN, 0);
+            assert_eq!(Record::verify(&bytes, Seed::new(1, 2)), Ok((record, bytes.len() as u64)));
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_seen() {
+        for record in samples() {
+            let bytes = encode(&record);
+            for bit in 0..bytes.len() * 8 {
+                let mut bad = bytes.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                assert!(Record::verify(&bad, Seed::new(1, 2)).is_err(), "bit {bit} of {record:?}");
+            }
+            for len in 0..bytes.len() {
+                assert!(Record::verify(&bytes[..len], Seed::new(1, 2)).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn a_set_of_100_bytes_costs_at_most_12_bytes_more() {
+        assert!(Record::set(1, &[b'k'; 21], &[b'v'; 100]).bytes() <= 121 + 12);
+    }
+
+    #[test]
+    fn the_bytes_are_the_documented_ones() {
+        let bytes = encode(&Record::set(3, b"key", b"value"));
+        assert_eq!(bytes.len(), 16);
+        assert_eq!(&bytes[4..], b"\x01\x03\x03\x05keyvalue");
+        assert_eq!(bytes[..4], 0xc444_f698u32.to_le_bytes());
+    }
+}

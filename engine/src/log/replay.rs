@@ -1,0 +1,198 @@
+//! Which bytes of a segment are log, and what it means where they stop being so. No I/O.
+//! Flow: `recovery` -> here; `verify` -> here.
+//!
+//! The log of a segment is the longest run of valid commits from its start. Where it stops, a torn tail and damage look
+//! alike; they are told apart by *witnesses*: a durable mark in a later record, or the manifest, that says the bytes had
+//! reached the disk. Without a witness the rest was never promised to anybody, and is cut.
+
+use crate::checksum::Seed;
+use crate::error::Result;
+use crate::log::record::{ALIGN, Defect, Kind, MARKED_BYTES_MIN, Record};
+use crate::segment::HEADER_BYTES;
+
+/// How far a segment's log goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// Offset after the last whole commit.
+    pub(crate) end: u64,
+    /// What stands there instead of a record.
+    pub(crate) defect: Defect,
+    /// Offset of the record that is not one: behind `end` where a batch is not whole.
+    pub(crate) defect_at: u64,
+    /// Whole commits.
+    pub(crate) commits: u64,
+    /// Records in them.
+    pub(crate) records: u64,
+    /// Highest durable mark seen.
+    pub(crate) mark: u64,
+}
+
+/// Checks every record of a segment from its first one on.
+pub(crate) fn extent(bytes: &[u8], salt: u64) -> Extent {
+    let mut extent =
+        Extent { end: HEADER_BYTES, defect: Defect::Blank, defect_at: HEADER_BYTES, commits: 0, records: 0, mark: 0 };
+    loop {
+        match commit_at(bytes, salt, extent.end) {
+            Ok(commit) => {
+                extent.end = commit.end;
+                extent.commits += 1;
+                extent.records += commit.records;
+                extent.mark = extent.mark.max(commit.mark);
+            }
+            Err((defect, at)) => {
+                extent.defect = defect;
+                extent.defect_at = at;
+                return extent;
+            }
+        }
+    }
+}
+
+struct Commit {
+    end: u64,
+    records: u64,
+    mark: u64,
+}
+
+/// The commit that begins at `at`: one record, or a batch with all its members.
+fn commit_at(bytes: &[u8], salt: u64, at: u64) -> Result<Commit, (Defect, u64)> {
+    let (first, len) = verify_at(bytes, salt, at)?;
+    if first.member {
+        return Err((Defect::Malformed, at));
+    }
+    let mut commit = Commit { end: at + len, records: 1, mark: first.mark.unwrap_or(0) };
+    if first.kind != Kind::Batch {
+        return Ok(commit);
+    }
+    let members_end = commit.end + first.batch_bytes;
+    for _ in 0..first.bucket {
+        let (member, len) = verify_at(bytes, salt, commit.end)?;
+        if !member.member || member.kind == Kind::Batch || commit.end + len > members_end {
+            return Err((Defect::Malformed, commit.end));
+        }
+        commit.end += len;
+        commit.records += 1;
+    }
+    if commit.end == members_end { Ok(commit) } else { Err((Defect::Malformed, commit.end)) }
+}
+
+fn verify_at(bytes: &[u8], salt: u64, at: u64) -> Result<(Record<'_>, u64), (Defect, u64)> {
+    // The end of the file is the end of the log, like zeros.
+    let rest = bytes.get(at as usize..).filter(|rest| !rest.is_empty()).ok_or((Defect::Blank, at))?;
+    Record::verify(rest, Seed::new(salt, at)).map_err(|defect| (defect, at))
+}
+
+/// Hands every record of a checked log (`bytes` ends where it does) to `visit`, with its offset and length. Batch headers
+/// are left out.
+pub(crate) fn records<'a>(
+    bytes: &'a [u8],
+    from: u64,
+    mut visit: impl FnMut(u64, &Record<'a>, u64) -> Result<()>,
+) -> Result<()> {
+    let mut at = from;
+    while let Some(Ok((record, len))) = bytes.get(at as usize..).map(Record::parse) {
+        if record.kind != Kind::Batch {
+            visit(at, &record, len)?;
+        }
+        at += len;
+    }
+    Ok(())
+}
+
+/// Whether a record behind `from` says that `position` was on the disk before it was written.
+///
+/// The bytes there may be anything, values chosen by guests included, so every aligned offset is tried, and the work is
+/// bounded: past it there is no witness.
+pub(crate) fn witness_behind(bytes: &[u8], salt: u64, from: u64, position: u64) -> bool {
+    let mut budget = 8 * bytes.len() as u64;
+    let mut at = from.next_multiple_of(ALIGN);
+    while let Some(rest) = bytes.get(at as usize..).filter(|rest| rest.len() >= MARKED_BYTES_MIN) {
+        if let Ok((record, len)) = Record::parse(rest)
+            && record.mark.is_some_and(|mark| mark > position)
+        {
+            if Record::verify(rest, Seed::new(salt, at)).is_ok() {
+                return true;
+            }
+            match budget.checked_sub(len) {
+                Some(left) => budget = left,
+                None => return false,
+            }
+        }
+        at += ALIGN;
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SALT: u64 = 42;
+
+    /// A segment with these commits: a number for a single set, a list for a batch.
+    fn segment(commits: &[&[u8]]) -> Vec<u8> {
+        let mut bytes = vec![0; HEADER_BYTES as usize];
+        let mut put = |record: Record<'_>| {
+            let at = bytes.len() as u64;
+            bytes.resize((at + record.bytes()) as usize, 0);
+            record.encode(&mut bytes[at as usize..], Seed::new(SALT, at));
+        };
+        for (i, values) in commits.iter().enumerate() {
+            let mark = (i % 2 == 1).then_some(i as u64 * 10);
+            if let [value] = values {
+                put(Record { mark, ..Record::set(1, b"key", &[*value]) });
+                continue;
+            }
+            let members: Vec<[u8; 1]> = values.iter().map(|v| [*v]).collect();
+            let members = members.iter().map(|v| Record { member: true, ..Record::set(1, b"key", v) });
+            put(Record { mark, ..Record::batch(values.len() as u64, members.clone().map(|m| m.bytes()).sum()) });
+            members.for_each(&mut put);
+        }
+        bytes
+    }
+
+    #[test]
+    fn the_extent_is_all_whole_commits() {
+        let mut bytes = segment(&[&[1], &[2, 3], &[4]]);
+        let whole = bytes.len() as u64;
+        for blank in [0, 4, 100] {
+            bytes.resize(whole as usize + blank, 0);
+            let extent = extent(&bytes, SALT);
+            assert_eq!((extent.end, extent.defect, extent.commits, extent.records), (whole, Defect::Blank, 3, 5));
+            assert_eq!(extent.mark, 10);
+        }
+        let mut values = Vec::new();
+        records(&bytes, HEADER_BYTES, |_, record, _| {
+            values.push(record.value[0]);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(values, [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_cut_anywhere_keeps_whole_commits_only() {
+        let bytes = segment(&[&[1], &[2, 3], &[4]]);
+        let ends: Vec<u64> = (0..=3).map(|n| segment(&[&[1u8] as &[u8], &[2, 3], &[4]][..n]).len() as u64).collect();
+        for cut in HEADER_BYTES as usize..=bytes.len() {
+            let extent = extent(&bytes[..cut], SALT);
+            let expected = ends.iter().rev().find(|end| **end <= cut as u64).unwrap();
+            assert_eq!(extent.end, *expected, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_ends_the_log_there_and_a_later_mark_is_a_witness() {
+        let bytes = segment(&[&[1], &[2], &[4], &[5]]);
+        for at in HEADER_BYTES as usize..bytes.len() {
+            let mut bad = bytes.clone();
+            bad[at] ^= 0x10;
+            let extent = extent(&bad, SALT);
+            assert!(extent.end <= at as u64 && extent.commits < 4);
+        }
+        let end = extent(&bytes[..bytes.len() - 40], SALT).end;
+        assert!(witness_behind(&bytes, SALT, end, 29), "the last record carries mark 30");
+        assert!(!witness_behind(&bytes, SALT, end, 30));
+        assert!(!witness_behind(&bytes, SALT + 1, end, 0), "another salt");
+    }
+}

@@ -1,0 +1,277 @@
+//! The manifest: which segments make up the store, as an append-only list of edits.
+//!
+//! File `MANIFEST-` and a number; the superblock says which one is the present one. Every edit is on the disk before
+//! what it allows is done: a segment is added before it is written to, removed before its file goes.
+//!
+//! A manifest that ends in half an edit, or in one that does not check, was cut by a crash while that edit was written:
+//! nothing depended on it yet. One that does not check and has others behind it is damage.
+
+pub(crate) mod edit;
+pub(crate) mod superblock;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::checksum::Seed;
+use crate::error::{Error, Result};
+use crate::io::{self, Disk, File};
+use edit::{EDIT_BYTES, Edit};
+use superblock::Superblock;
+
+/// Length from which on a manifest is written anew at the next open.
+const REWRITE_BYTES: u64 = 64 << 10;
+/// A manifest longer than this was not written by us.
+const FILE_BYTES_MAX: u64 = 64 << 20;
+
+fn file_name(number: u64) -> String {
+    format!("MANIFEST-{number:016x}")
+}
+
+/// The number in a manifest's file name.
+pub(crate) fn number_of(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix("MANIFEST-").filter(|d| d.len() == 16)?;
+    u64::from_str_radix(digits, 16).ok().filter(|n| file_name(*n) == name)
+}
+
+/// What the manifest says of one segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) base: u64,
+    pub(crate) capacity: u64,
+    /// Where its records end, if it is sealed: all of them were on the disk by then.
+    pub(crate) sealed: Option<u64>,
+}
+
+/// What all edits come to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct State {
+    pub(crate) segments: BTreeMap<u64, Entry>,
+    /// The store was closed and not opened since: the segment and the position where the log ends.
+    pub(crate) closed: Option<(u64, u64)>,
+    /// First segment number never used.
+    pub(crate) next_segment: u64,
+}
+
+impl State {
+    fn apply(&mut self, edit: Edit) -> Option<()> {
+        if !matches!(edit, Edit::Close { .. }) {
+            self.closed = None;
+        }
+        match edit {
+            Edit::Add { segment, base, capacity } => {
+                self.segments.insert(segment, Entry { base, capacity, sealed: None });
+                self.next_segment = self.next_segment.max(segment.checked_add(1)?);
+            }
+            Edit::Seal { segment, end } => self.segments.get_mut(&segment)?.sealed = Some(end),
+            Edit::Remove { segment } => {
+                self.segments.remove(&segment)?;
+            }
+            Edit::Close { segment, end } => self.closed = Some((segment, end)),
+            Edit::Open => {}
+        }
+        Some(())
+    }
+
+    /// Edits that come to this state.
+    fn edits(&self) -> Vec<Edit> {
+        let mut edits = Vec::new();
+        for (&segment, entry) in &self.segments {
+            edits.push(Edit::Add { segment, base: entry.base, capacity: entry.capacity });
+            edits.extend(entry.sealed.map(|end| Edit::Seal { segment, end }));
+        }
+        if let Some(last) = self.next_segment.checked_sub(1).filter(|n| !self.segments.contains_key(n)) {
+            // Keeps the number from being used again.
+            edits.push(Edit::Add { segment: last, base: 0, capacity: 0 });
+            edits.push(Edit::Remove { segment: last });
+        }
+        edits.extend(self.closed.map(|(segment, end)| Edit::Close { segment, end }));
+        edits
+    }
+}
+
+/// The manifest of an open store. Appending waits for the disk.
+#[derive(Debug)]
+pub(crate) struct Manifest {
+    disk: Arc<dyn Disk>,
+    superblock: Superblock,
+    file: Arc<dyn File>,
+    bytes: u64,
+    state: State,
+    /// An append failed: what the file ends in is unknown.
+    broken: bool,
+    /// As read, the file ended in an edit that never counted.
+    torn: bool,
+}
+
+impl Manifest {
+    /// Makes the manifest of a new store.
+    pub(crate) fn create(disk: Arc<dyn Disk>, superblock: Superblock) -> Result<Manifest> {
+        let (file, bytes) = write_new(&*disk, &superblock, &State::default())?;
+        Ok(Manifest { disk, superblock, file, bytes, state: State::default(), broken: false, torn: false })
+    }
+
+    /// Reads the present manifest. Changes nothing.
+    pub(crate) fn read(disk: Arc<dyn Disk>, superblock: Superblock) -> Result<Manifest> {
+        let name = file_name(superblock.manifest);
+        let failed = |e| Error::io(format_args!("cannot read {name}"), e);
+        let file = match disk.open(&name) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::corrupt(&name, 0, "the file is missing; restore it from a backup"));
+            }
+            Err(e) => return Err(failed(e)),
+        };
+        let bytes = io::read_whole(&*file, FILE_BYTES_MAX).map_err(failed)?;
+        let (state, torn) = fold(&name, &bytes, &superblock)?;
+        Ok(Manifest { disk, superblock, file, bytes: bytes.len() as u64, state, broken: false, torn })
+    }
+
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub(crate) fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
+    /// Adds an edit; at return it is on the disk. After a failure the manifest takes no more.
+    pub(crate) fn append(&mut self, edit: Edit) -> Result<()> {
+        let name = file_name(self.superblock.manifest);
+        if self.broken {
+            return Err(Error::io(format_args!("{name} takes no more edits"), std::io::ErrorKind::Other.into()));
+        }
+        let bytes = edit.encode(seed(&self.superblock, self.bytes));
+        let written = io::write_full(&*self.file, self.bytes, &bytes).and_then(|()| self.file.sync());
+        if let Err(e) = written {
+            self.broken = true;
+            return Err(Error::io(format_args!("cannot append to {name}"), e));
+        }
+        self.bytes += EDIT_BYTES as u64;
+        self.state.apply(edit);
+        Ok(())
+    }
+
+    /// Makes the manifest ready for appending after it was read: one that was not closed, or has grown long, is written
+    /// anew, since what a crashed process left in the system's cache may not be on the disk.
+    pub(crate) fn take_over(&mut self) -> Result<()> {
+        if !self.torn && self.bytes <= REWRITE_BYTES && self.state.closed.is_some() {
+            return self.append(Edit::Open);
+        }
+        self.state.closed = None;
+        let old = self.superblock.manifest;
+        let next = Superblock { generation: self.superblock.generation + 1, manifest: old + 1, ..self.superblock };
+        (self.file, self.bytes) = write_new(&*self.disk, &next, &self.state)?;
+        next.write(&*self.disk)?;
+        self.superblock = next;
+        self.torn = false;
+        // Not there after all, or still in use somewhere: the next open tries again.
+        let _ = self.disk.remove(&file_name(old));
+        Ok(())
+    }
+}
+
+fn seed(superblock: &Superblock, offset: u64) -> Seed {
+    Seed::new(superblock.store ^ superblock.manifest.rotate_left(32), offset)
+}
+
+/// Writes a manifest file, its bytes and its name safe on the disk.
+fn write_new(disk: &dyn Disk, superblock: &Superblock, state: &State) -> Result<(Arc<dyn File>, u64)> {
+    let name = file_name(superblock.manifest);
+    let write = || {
+        // A file of that name was left by a crash before the superblock named it.
+        let file = match disk.create(&name) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                disk.remove(&name)?;
+                disk.create(&name)?
+            }
+            other => other?,
+        };
+        let mut bytes = Vec::new();
+        for edit in state.edits() {
+            bytes.extend_from_slice(&edit.encode(seed(superblock, bytes.len() as u64)));
+        }
+        io::write_full(&*file, 0, &bytes)?;
+        file.sync()?;
+        disk.sync_dir()?;
+        Ok((file, bytes.len() as u64))
+    };
+    write().map_err(|e| Error::io(format_args!("cannot write {name}"), e))
+}
+
+/// All edits in the file, in order, and whether it ends in one that never counted.
+fn fold(name: &str, bytes: &[u8], superblock: &Superblock) -> Result<(State, bool)> {
+    let mut state = State::default();
+    let mut bad = None;
+    for (i, chunk) in bytes.chunks(EDIT_BYTES).enumerate() {
+        let offset = (i * EDIT_BYTES) as u64;
+        match Edit::decode(chunk, seed(superblock, offset)) {
+            None => bad = bad.or(Some(offset)),
+            Some(_) if bad.is_some() => {
+                let offset = bad.unwrap_or_default();
+                return Err(Error::corrupt(name, offset, "an edit does not check and others follow it"));
+            }
+            Some(edit) => state
+                .apply(edit)
+                .ok_or_else(|| Error::corrupt(name, offset, "an edit names a segment that is not there"))?,
+        }
+    }
+    Ok((state, bad.is_some()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::io::memory::MemoryDisk;
+
+    fn new() -> (Arc<MemoryDisk>, Manifest) {
+        let disk = Arc::new(MemoryDisk::default());
+        let superblock =
+            Superblock { compat: 0, ro_compat: 0, incompat: 0, store: 1, hash_seed: 2, generation: 1, manifest: 1 };
+        superblock.create(&*disk).unwrap();
+        let manifest = Manifest::create(disk.clone(), superblock).unwrap();
+        (disk, manifest)
+    }
+
+    fn reread(disk: &Arc<MemoryDisk>) -> Result<Manifest> {
+        let superblock = Superblock::read(&**disk).unwrap().unwrap();
+        Manifest::read(disk.clone(), superblock)
+    }
+
+    #[test]
+    fn what_was_appended_is_read_back_also_after_taking_over() {
+        let (disk, mut manifest) = new();
+        manifest.append(Edit::Add { segment: 0, base: 0, capacity: 100 }).unwrap();
+        manifest.append(Edit::Add { segment: 1, base: 100, capacity: 100 }).unwrap();
+        manifest.append(Edit::Seal { segment: 0, end: 90 }).unwrap();
+        manifest.append(Edit::Remove { segment: 1 }).unwrap();
+        let mut again = reread(&disk).unwrap();
+        assert_eq!(again.state(), manifest.state());
+        again.take_over().unwrap();
+        assert_eq!(reread(&disk).unwrap().state(), manifest.state());
+        assert_eq!(again.state().next_segment, 2, "a number is never used twice");
+        again.append(Edit::Close { segment: 0, end: 90 }).unwrap();
+        assert_eq!(reread(&disk).unwrap().state().closed, Some((0, 90)));
+        let mut opened = reread(&disk).unwrap();
+        opened.take_over().unwrap();
+        assert_eq!(reread(&disk).unwrap().state().closed, None);
+    }
+
+    #[test]
+    fn a_cut_or_damaged_end_never_counted_but_a_damaged_middle_is_an_error() {
+        let (disk, mut manifest) = new();
+        for segment in 0..3 {
+            manifest.append(Edit::Add { segment, base: segment * 10, capacity: 10 }).unwrap();
+        }
+        let name = file_name(1);
+        let whole = io::read_whole(&*disk.open(&name).unwrap(), FILE_BYTES_MAX).unwrap();
+        for cut in 2 * EDIT_BYTES..whole.len() {
+            disk.open(&name).unwrap().set_len(cut as u64).unwrap();
+            assert_eq!(reread(&disk).unwrap().state().segments.len(), 2);
+        }
+        let mut bad = whole.clone();
+        bad[EDIT_BYTES + 9] ^= 1;
+        io::write_full(&*disk.open(&name).unwrap(), 0, &bad).unwrap();
+        assert_eq!(reread(&disk).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+}

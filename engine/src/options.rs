@@ -1,0 +1,104 @@
+//! How a store is opened: each setting with its unit, its default and the reason for it.
+
+use std::time::Duration;
+
+/// What an acknowledged write has survived by the time the call returns.
+///
+/// In every mode, after any crash, a store reopens to a prefix of its commits, across all buckets; the modes differ in
+/// how long that prefix is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// The commit is on the disk, power cut included, before the call returns and before anybody can read it.
+    /// Concurrent callers share one sync.
+    Sync,
+    /// The commit survives the death of the process; a power cut may take the last `every` or the last `bytes`.
+    Interval {
+        /// Longest time between two syncs while there is something to sync.
+        every: Duration,
+        /// Bytes of log after which a sync starts early.
+        bytes: u64,
+    },
+    /// The commit survives the death of the process; a power cut takes what the operating system had not yet written.
+    Os,
+    /// Nothing survives: no file is made. Only for [`Store::in_memory`](crate::Store::in_memory).
+    Ephemeral,
+}
+
+impl Durability {
+    /// [`Durability::Interval`] with its usual bounds: 10 ms, 1 MiB.
+    pub const INTERVAL: Durability = Durability::Interval { every: Duration::from_millis(10), bytes: 1 << 20 };
+
+    pub(crate) fn waits_for_disk(self) -> bool {
+        matches!(self, Durability::Sync)
+    }
+}
+
+/// When the checksum of a record is compared with its bytes on the way to a reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verify {
+    /// When the store is opened, over all that is replayed. Later reads trust the mapping.
+    Open,
+    /// At every read as well. Costs one pass over the value.
+    Always,
+}
+
+/// Longest key, in bytes: keys stand in index files, where a 16-bit length is enough.
+pub const KEY_BYTES_MAX: usize = 64 * 1024 - 1;
+/// Longest value, in bytes.
+pub const VALUE_BYTES_MAX: usize = 1 << 30;
+/// Most bytes of keys and values in one batch: a batch stands in one piece in the log.
+pub const BATCH_BYTES_MAX: usize = 1 << 30;
+/// Longest bucket name, in bytes.
+pub const BUCKET_NAME_BYTES_MAX: usize = 256;
+
+/// How a store is opened. `Options::default()` is the safe choice; every setting can be changed at the next open.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub(crate) durability: Durability,
+    pub(crate) verify: Verify,
+    pub(crate) create: bool,
+    pub(crate) segment_bytes_max: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { durability: Durability::Sync, verify: Verify::Open, create: true, segment_bytes_max: 64 << 20 }
+    }
+}
+
+impl Options {
+    /// The defaults: [`Durability::Sync`], [`Verify::Open`], created if absent.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What an acknowledged write survives, unless the bucket handle says otherwise. Default: [`Durability::Sync`],
+    /// because nobody reads a manual before the first power cut.
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// When checksums are compared. Default: [`Verify::Open`].
+    #[must_use]
+    pub fn verify(mut self, verify: Verify) -> Self {
+        self.verify = verify;
+        self
+    }
+
+    /// Whether a directory that holds no store becomes one. Default: yes.
+    #[must_use]
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
+    }
+
+    /// Largest log segment, in bytes; rounded to 4 KiB, between 64 KiB and 64 MiB. Default: 64 MiB. A young store
+    /// starts with smaller ones, so that a small store stays a small directory.
+    #[must_use]
+    pub fn segment_bytes_max(mut self, bytes: u64) -> Self {
+        self.segment_bytes_max = bytes.clamp(64 << 10, 64 << 20).next_multiple_of(4096);
+        self
+    }
+}

@@ -1,0 +1,273 @@
+//! One log segment: a file of records, its mapping, and what of it is still live.
+//!
+//! | offset | bytes | field of the header                                                    |
+//! |      0 |     8 | magic `kvasilog`                                                       |
+//! |      8 |     4 | format version                                                         |
+//! |     12 |     4 | zero                                                                   |
+//! |     16 |     8 | segment number; the file is named after it                             |
+//! |     24 |     8 | base: the log position of the first byte of this file                  |
+//! |     32 |     8 | salt: random, seeds every checksum in the file                         |
+//! |     40 |     8 | capacity in bytes                                                      |
+//! |     48 |     4 | checksum of bytes 0..48, seeded by the store's id                      |
+//! |     52 |     4 | zero                                                                   |
+//! |     56 |     8 | link: the log position where the segment before ended; 0 until in use  |
+//! |     64 |     4 | checksum of bytes 52..64, seeded by the salt                           |
+//! |     68 |     4 | zero                                                                   |
+//! |     72 |       | records, then zeros                                                    |
+//!
+//! The link is written when the segment becomes the active one. It makes a segment that was cut exactly between two
+//! records show.
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use crossbeam_epoch::Guard;
+
+use crate::checksum::Seed;
+use crate::codec::Reader;
+use crate::directory::Cell;
+use crate::error::Error;
+use crate::io::map::Region;
+use crate::io::{File, write_full};
+use crate::log::record::{Defect, Record};
+
+/// Bytes before the first record.
+pub(crate) const HEADER_BYTES: u64 = 72;
+/// Bytes of the header that are written when the segment becomes the active one.
+pub(crate) const LINK_BYTES: u64 = 16;
+const STATIC_BYTES: u64 = HEADER_BYTES - LINK_BYTES;
+const MAGIC: &[u8; 8] = b"kvasilog";
+const FORMAT: u32 = 1;
+
+/// What the header of a segment says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) number: u64,
+    pub(crate) base: u64,
+    pub(crate) salt: u64,
+    pub(crate) capacity: u64,
+}
+
+impl Header {
+    /// The bytes written when the file is made.
+    pub(crate) fn encode(&self, store: u64) -> [u8; STATIC_BYTES as usize] {
+        let mut bytes = [0; STATIC_BYTES as usize];
+        bytes[..8].copy_from_slice(MAGIC);
+        bytes[8..12].copy_from_slice(&FORMAT.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.number.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.base.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.salt.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.capacity.to_le_bytes());
+        let checksum = Seed::new(store, 0).checksum(&bytes[..48]);
+        bytes[48..52].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    /// The header, if these bytes are one written for this store.
+    pub(crate) fn decode(bytes: &[u8], store: u64) -> Option<Header> {
+        let mut reader = Reader::new(bytes);
+        if reader.take(8)? != MAGIC || reader.u32()? != FORMAT || reader.u32()? != 0 {
+            return None;
+        }
+        let header =
+            Header { number: reader.u64()?, base: reader.u64()?, salt: reader.u64()?, capacity: reader.u64()? };
+        let checksum = Seed::new(store, 0).checksum(bytes.get(..48)?);
+        (reader.u32()? == checksum && reader.u32()? == 0).then_some(header)
+    }
+}
+
+/// The bytes that make a segment the active one: where the log stood when it took over.
+pub(crate) fn encode_link(salt: u64, end: u64) -> [u8; LINK_BYTES as usize] {
+    let mut bytes = [0; LINK_BYTES as usize];
+    bytes[..8].copy_from_slice(&end.to_le_bytes());
+    let checksum = Seed::new(salt, STATIC_BYTES).checksum(&bytes[..8]);
+    bytes[8..12].copy_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+/// Where the segment before ended; `None` if this one never took over.
+pub(crate) fn decode_link(salt: u64, header: &[u8]) -> Option<u64> {
+    let bytes = header.get(STATIC_BYTES as usize..HEADER_BYTES as usize)?;
+    let mut reader = Reader::new(bytes);
+    let end = reader.u64()?;
+    let checksum = Seed::new(salt, STATIC_BYTES).checksum(&bytes[..8]);
+    (reader.u32()? == checksum && reader.u32()? == 0).then_some(end)
+}
+
+/// The file name of segment `number`.
+pub(crate) fn file_name(number: u64) -> String {
+    format!("{number:016x}.log")
+}
+
+/// The number in a segment's file name.
+pub(crate) fn number_of(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".log").filter(|d| d.len() == 16)?;
+    u64::from_str_radix(digits, 16).ok().filter(|n| file_name(*n) == name)
+}
+
+/// An open segment. Shared by the log, by readers under an epoch, and by the views that keep its memory alive.
+pub(crate) struct Segment {
+    pub(crate) header: Header,
+    /// First of the address slots that the segment takes; see `log::Place`.
+    pub(crate) first_slot: u32,
+    pub(crate) file: Arc<dyn File>,
+    pub(crate) region: Arc<Region>,
+    /// Bytes of records that the directory points at.
+    live_bytes: AtomicU64,
+    /// To be written again before the next sync.
+    rewrite: AtomicBool,
+    /// The published bytes as seen at some moment, as `Bytes`: what values are cut from. Replaced when outgrown.
+    view: Cell<Bytes>,
+}
+
+impl Segment {
+    pub(crate) fn new(header: Header, first_slot: u32, file: Arc<dyn File>, region: Region) -> Segment {
+        Segment {
+            header,
+            first_slot,
+            file,
+            region: Arc::new(region),
+            live_bytes: AtomicU64::new(0),
+            rewrite: AtomicBool::new(false),
+            view: Cell::new(Bytes::new()),
+        }
+    }
+
+    /// As [`Segment::new`], for a segment that an earlier process left without a sync that we know of: what the system's
+    /// cache holds of it may not be what the disk holds, even where the cache calls it clean. It is written again before
+    /// it counts as durable.
+    pub(crate) fn unwitnessed(self) -> Segment {
+        self.rewrite.store(true, Ordering::Relaxed);
+        self
+    }
+
+    /// The log position of `offset` in this segment.
+    pub(crate) fn position(&self, offset: u64) -> u64 {
+        self.header.base + offset
+    }
+
+    /// The log position after the last published byte.
+    pub(crate) fn end(&self) -> u64 {
+        self.position(self.region.published())
+    }
+
+    /// The seed of a record at `offset`.
+    #[inline]
+    pub(crate) fn seed(&self, offset: u64) -> Seed {
+        Seed::new(self.header.salt, offset)
+    }
+
+    /// The record at `offset`, its bytes not compared with their checksum unless `verify`.
+    #[inline]
+    pub(crate) fn record(&self, offset: u64, verify: bool) -> Result<(Record<'_>, u64), Defect> {
+        let bytes = self.region.slice(offset..self.region.published()).ok_or(Defect::Malformed)?;
+        if verify { Record::verify(bytes, self.seed(offset)) } else { Record::parse(bytes) }
+    }
+
+    /// Damage found at `offset`.
+    #[cold]
+    pub(crate) fn corrupt(&self, offset: u64, what: impl fmt::Display) -> Error {
+        Error::corrupt(&file_name(self.header.number), offset, what)
+    }
+
+    /// Published bytes as `Bytes` that keep the mapping alive. Allocates only when the segment has grown past the view
+    /// made before.
+    pub(crate) fn view(&self, range: Range<u64>, guard: &Guard) -> Bytes {
+        let (start, end) = (range.start as usize, range.end as usize);
+        let view = self.view.load(guard);
+        if end <= view.len() {
+            return view.slice(start..end);
+        }
+        let grown = Bytes::from_owner(Published { bytes: self.region.published(), region: self.region.clone() });
+        let cut = grown.slice(start..end);
+        self.view.replace(grown, guard);
+        cut
+    }
+
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.live_bytes.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub(crate) fn add_live(&self, bytes: u64) {
+        self.live_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn sub_live(&self, bytes: u64) {
+        self.live_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Makes the published bytes from `from` on survive a power cut; the position that is now durable.
+    pub(crate) fn sync(&self, from: u64) -> io::Result<u64> {
+        let end = self.region.published();
+        if self.rewrite.load(Ordering::Relaxed) {
+            let bytes = self.region.slice(0..end).unwrap_or_default();
+            write_full(&*self.file, 0, bytes)?;
+            self.file.sync()?;
+            self.rewrite.store(false, Ordering::Relaxed);
+            return Ok(self.position(end));
+        }
+        let start = from.saturating_sub(self.header.base).min(end);
+        if start < end {
+            self.region.sync(start..end)?;
+        }
+        Ok(self.position(end))
+    }
+}
+
+impl fmt::Debug for Segment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Segment").field("header", &self.header).field("region", &self.region).finish_non_exhaustive()
+    }
+}
+
+/// The owner behind a view: the published bytes at one moment, which never change.
+struct Published {
+    region: Arc<Region>,
+    bytes: u64,
+}
+
+impl AsRef<[u8]> for Published {
+    fn as_ref(&self) -> &[u8] {
+        self.region.slice(0..self.bytes).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_reads_back_and_only_in_its_store() {
+        let header = Header { number: 5, base: 1 << 30, salt: 99, capacity: 1 << 20 };
+        let bytes = header.encode(7);
+        assert_eq!(Header::decode(&bytes, 7), Some(header));
+        assert_eq!(Header::decode(&bytes, 8), None);
+        for bit in 0..bytes.len() * 8 {
+            let mut bad = bytes;
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Header::decode(&bad, 7), None, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_link_reads_back_and_a_blank_one_is_none() {
+        let mut header = [0; HEADER_BYTES as usize];
+        assert_eq!(decode_link(3, &header), None);
+        header[STATIC_BYTES as usize..].copy_from_slice(&encode_link(3, 0));
+        assert_eq!(decode_link(3, &header), Some(0));
+    }
+
+    #[test]
+    fn file_names_are_told_from_others() {
+        assert_eq!(number_of(&file_name(0xabc)), Some(0xabc));
+        for other in ["1.log", "MANIFEST", "000000000000000A.log", "+00000000000000a.log"] {
+            assert_eq!(number_of(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! A store: opening, closing, and its buckets. Owns everything below it.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_epoch as epoch;
+use parking_lot::Mutex;
+
+use crate::batch::Batch;
+use crate::bucket::Bucket;
+use crate::catalogue::{CATALOGUE, Catalogue, Replay};
+use crate::commit::Commits;
+use crate::error::{Error, ErrorKind, Result};
+use crate::io::Disk;
+use crate::io::disk::RealDisk;
+use crate::io::memory::MemoryDisk;
+use crate::log::{Log, replay};
+use crate::options::{Durability, Options};
+use crate::recovery::{self, OpenReport};
+use crate::segment::HEADER_BYTES;
+use crate::stats::Stats;
+use crate::tail::KeyIndex;
+use crate::worker::{Bell, Worker};
+
+/// An open store. Cheap to clone; all clones are one store, which is closed when the last of them, of its buckets and of
+/// its pending commits is dropped, or by [`Store::close`].
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// let store = kvasi::Store::open(dir.path().join("store"), kvasi::Options::new())?;
+/// let visits = store.bucket("visits")?;
+/// assert_eq!(visits.increment(b"total", 1)?, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Store(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) commits: Arc<Commits>,
+    pub(crate) index: KeyIndex,
+    pub(crate) durability: Durability,
+    pub(crate) bell: Arc<Bell>,
+    catalogue: Catalogue,
+    worker: Mutex<Option<Worker>>,
+    report: OpenReport,
+    location: String,
+    read_only: bool,
+    closed: AtomicBool,
+}
+
+impl Store {
+    /// Opens the store in directory `dir`, which becomes one if it is empty or absent (unless [`Options::create`] says
+    /// no). Reads the whole log; after a crash the store is the prefix of its commits that survived.
+    ///
+    /// # Errors
+    /// `Locked` if it is open elsewhere; `Format` if the directory is something else, or of a newer format; `Corrupt`
+    /// with file and offset if a file does not hold what was written to it; `Io`, `NoSpace`. Nothing is changed then.
+    pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Store> {
+        if options.durability == Durability::Ephemeral {
+            return Err(Error::invalid("an ephemeral store has no directory: use Store::in_memory"));
+        }
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir.as_ref(), options.create)?);
+        Store::on_disk(disk, options)
+    }
+
+    /// Opens the store in directory `dir` to be read: no file is made or changed, also on read-only media. What a crash
+    /// left behind is read around, not repaired.
+    ///
+    /// # Errors
+    /// As for [`Store::open`].
+    pub fn open_read_only(dir: impl AsRef<Path>, options: Options) -> Result<Store> {
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open_read_only(dir.as_ref())?);
+        Store::on_disk(disk, options)
+    }
+
+    /// A store without files: everything is gone with its last handle. [`Options::durability`] does not matter.
+    ///
+    /// # Errors
+    /// `Io` if there is no memory for it.
+    pub fn in_memory(options: Options) -> Result<Store> {
+        Store::on_disk(Arc::new(MemoryDisk::default()), options.durability(Durability::Ephemeral))
+    }
+
+    fn on_disk(disk: Arc<dyn Disk>, options: Options) -> Result<Store> {
+        let recovered = recovery::recover(&disk, options.create)?;
+        let (location, read_only) = (disk.location(), disk.read_only());
+        let log = Log::new(disk, recovered.manifest, &options, recovered.resume)?;
+        let commits = Arc::new(Commits::new(log, recovered.hash_seed, read_only));
+        let catalogue = take_up(&commits)?;
+        let worker = (!read_only).then(|| Worker::start(commits.clone(), options.durability)).transpose()?;
+        let bell = worker.as_ref().map(|w| w.bell().clone()).unwrap_or_default();
+        if commits.log.has_closed() {
+            bell.ring();
+        }
+        Ok(Store(Arc::new(Inner {
+            commits,
+            index: KeyIndex::default(),
+            durability: options.durability,
+            bell,
+            catalogue,
+            worker: Mutex::new(worker),
+            report: recovered.report,
+            location,
+            read_only,
+            closed: AtomicBool::new(false),
+        })))
+    }
+
+    /// What the open found, and what it had to cut.
+    pub fn report(&self) -> &OpenReport {
+        &self.0.report
+    }
+
+    /// The bucket of that name, made if there is none: a look-up in memory, or one commit.
+    ///
+    /// # Errors
+    /// `Invalid` if the name has more than 256 bytes, or if there is no such bucket and the store is read-only; as a
+    /// write otherwise.
+    pub fn bucket(&self, name: &str) -> Result<Bucket> {
+        let entry = self.0.catalogue.get_or_create(name, &self.0.commits, self.0.durability)?;
+        Ok(Bucket::new(self.clone(), entry))
+    }
+
+    /// The bucket of that name, `None` if there is none. A look-up in memory.
+    ///
+    /// # Errors
+    /// None today; a `Result` because buckets may be read from the disk one day.
+    pub fn existing_bucket(&self, name: &str) -> Result<Option<Bucket>> {
+        Ok(self.0.catalogue.get(name).map(|entry| Bucket::new(self.clone(), entry)))
+    }
+
+    /// Drops a bucket with all its keys, as one commit; `false` if there was none. Handles to it fail from then on.
+    ///
+    /// # Errors
+    /// As a write.
+    pub fn drop_bucket(&self, name: &str) -> Result<bool> {
+        let Some(entry) = self.0.catalogue.remove(name, &self.0.commits, self.0.durability)? else {
+            return Ok(false);
+        };
+        // The keys mean nothing to anybody now; this gives their memory back.
+        forget_keys(&self.0.commits, |bucket| bucket == entry.id)?;
+        Ok(true)
+    }
+
+    /// Names of all buckets, in byte order.
+    ///
+    /// # Errors
+    /// As [`Store::existing_bucket`].
+    pub fn buckets(&self) -> Result<Vec<String>> {
+        Ok(self.0.catalogue.names())
+    }
+
+    /// Applies all writes of a batch as one commit: all or nothing, across buckets, for readers and across a crash. Of
+    /// several writes to one key the last wins. Returns when the batch is as durable as the store's option says.
+    ///
+    /// # Errors
+    /// `Invalid` if a limit is passed or a bucket is of another store; as a write otherwise. Nothing is applied then,
+    /// except that an `Indeterminate` commit is decided by the next open.
+    pub fn commit(&self, batch: &Batch) -> Result<()> {
+        self.start_commit(batch)?.wait()
+    }
+
+    /// Waits until every commit acknowledged so far survives a power cut.
+    ///
+    /// # Errors
+    /// `Poisoned` or `Indeterminate` if the disk fails.
+    pub fn sync(&self) -> Result<()> {
+        self.0.commits.check_writable()?;
+        let end = self.0.commits.log.end(&epoch::pin());
+        self.0.commits.wait(end)
+    }
+
+    /// Syncs everything and closes the store, so that the next open has nothing to repair. Other handles can still read,
+    /// and no longer write. Dropping the last handle does the same, but cannot tell of errors.
+    ///
+    /// # Errors
+    /// As [`Store::sync`].
+    pub fn close(self) -> Result<()> {
+        self.0.close()
+    }
+
+    /// Counters and sizes of this moment.
+    pub fn stats(&self) -> Stats {
+        Stats::of(&self.0.commits)
+    }
+}
+
+impl Inner {
+    fn close(&self) -> Result<()> {
+        if self.closed.swap(true, Ordering::AcqRel) || self.read_only {
+            return Ok(());
+        }
+        // The thread first: it may hold the last piece of work.
+        drop(self.worker.lock().take());
+        self.commits.check_writable()?;
+        let end = self.commits.log.end(&epoch::pin());
+        self.commits.wait(end)?;
+        self.commits.poison(Error::new(ErrorKind::Poisoned, "the store was closed"));
+        self.commits.log.close()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Nobody is left to be told; the next open will find the log as a crash would have left it.
+        let _ = self.close();
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("location", &self.0.location).field("report", &self.0.report).finish()
+    }
+}
+
+/// Fills the directory and the catalogue from the log.
+fn take_up(commits: &Commits) -> Result<Catalogue> {
+    let guard = &epoch::pin();
+    let mut buckets = Replay::new();
+    for segment in commits.log.segments(guard) {
+        let bytes = segment.region.slice(0..segment.region.published()).unwrap_or_default();
+        replay::records(bytes, HEADER_BYTES, |offset, record, _| {
+            if record.bucket == CATALOGUE && buckets.take(record).is_none() {
+                return Err(segment.corrupt(offset, "an entry of the bucket catalogue makes no sense"));
+            }
+            commits.replay(&segment, record, commits.log.place(&segment, offset), guard)
+        })?;
+    }
+    if buckets.dropped {
+        forget_keys(commits, |bucket| !buckets.has(bucket))?;
+    }
+    Ok(buckets.finish())
+}
+
+/// Takes all keys of certain buckets out of the directory.
+fn forget_keys(commits: &Commits, gone: impl Fn(u64) -> bool) -> Result<()> {
+    let guard = &epoch::pin();
+    for shard in 0..commits.directory.shards() {
+        for place in commits.directory.places(shard, guard) {
+            let found = commits.log.record(place, guard)?;
+            if gone(found.record.bucket) {
+                let hash = commits.hash(found.record.bucket, found.record.key);
+                commits.directory.lock(hash).remove(hash, place, guard);
+                found.segment.sub_live(found.bytes);
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! Background work: one thread a store, woken when there is something to do.
+//!
+//! The jobs themselves are steps that anybody may run ([`step`]); the thread is only what runs them in production. A job
+//! that fails for want of space is tried again later; any other failure poisons the store, and so does a panic.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_epoch as epoch;
+use parking_lot::{Condvar, Mutex};
+
+use crate::commit::Commits;
+use crate::error::{Error, ErrorKind, Result};
+use crate::options::Durability;
+
+/// How long the thread rests when a job could not be done.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Wakes the background thread.
+#[derive(Debug, Default)]
+pub(crate) struct Bell {
+    rung: Mutex<bool>,
+    condvar: Condvar,
+    stop: AtomicBool,
+}
+
+impl Bell {
+    /// Asks for a round of work.
+    #[cold]
+    pub(crate) fn ring(&self) {
+        *self.rung.lock() = true;
+        self.condvar.notify_one();
+    }
+
+    fn wait(&self, at_most: Option<Duration>) {
+        let mut rung = self.rung.lock();
+        if !*rung {
+            match at_most {
+                Some(time) => drop(self.condvar.wait_for(&mut rung, time)),
+                None => self.condvar.wait(&mut rung),
+            }
+        }
+        *rung = false;
+    }
+}
+
+/// The background thread of one store; stopped and joined when dropped.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    bell: Arc<Bell>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    #[allow(clippy::disallowed_methods, reason = "the one place where the engine starts a thread")]
+    pub(crate) fn start(commits: Arc<Commits>, durability: Durability) -> Result<Worker> {
+        let bell = Arc::<Bell>::default();
+        let ears = bell.clone();
+        let thread = std::thread::Builder::new()
+            .name("kvasi".to_owned())
+            .spawn(move || run(&commits, &ears, durability))
+            .map_err(|e| Error::io("cannot start the background thread", e))?;
+        Ok(Worker { bell, thread: Some(thread) })
+    }
+
+    pub(crate) fn bell(&self) -> &Arc<Bell> {
+        &self.bell
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.bell.stop.store(true, Ordering::Release);
+        self.bell.ring();
+        if let Some(thread) = self.thread.take() {
+            // A panic in it has poisoned the store already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Poisons the store if the thread unwinds.
+struct Fuse<'a>(&'a Commits);
+
+impl Drop for Fuse<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.poison(Error::new(ErrorKind::Poisoned, "the background thread has panicked"));
+        }
+    }
+}
+
+fn run(commits: &Commits, bell: &Bell, durability: Durability) {
+    let _fuse = Fuse(commits);
+    let every = match durability {
+        Durability::Interval { every, .. } => Some(every),
+        _ => None,
+    };
+    let mut rest = every;
+    loop {
+        bell.wait(rest);
+        if bell.stop.load(Ordering::Acquire) {
+            return;
+        }
+        rest = match step(commits, every.is_some()) {
+            Ok(()) => every,
+            Err(e) if e.kind() == ErrorKind::NoSpace => Some(RETRY),
+            Err(e) => {
+                commits.poison(e);
+                return;
+            }
+        };
+    }
+}
+
+/// One round of background work: the next segment, syncs that are due, seals. With `interval`, everything logged is
+/// synced, not only what somebody waits for.
+pub(crate) fn step(commits: &Commits, interval: bool) -> Result<()> {
+    let prepared = commits.log.prepare_next();
+    if interval || commits.wants_sync() {
+        let end = commits.log.end(&epoch::pin());
+        if end > commits.applied() {
+            commits.wait(end)?;
+        }
+    }
+    if commits.log.has_closed() {
+        commits.sync_closed()?;
+        commits.log.seal()?;
+    }
+    prepared
+}

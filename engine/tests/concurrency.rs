@@ -1,0 +1,181 @@
+//! Many threads on one store: nothing is lost, nothing is seen by halves, views stay what they were.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use kvasi::{Batch, Durability, ListOptions, Options, Store, Swap};
+
+fn stores(test: impl Fn(&Store)) {
+    for durability in [Durability::Os, Durability::Sync] {
+        let dir = tempfile::tempdir().unwrap();
+        test(&Store::open(dir.path().join("store"), Options::new().durability(durability)).unwrap());
+    }
+    test(&Store::in_memory(Options::new()).unwrap());
+}
+
+#[test]
+fn every_increment_counts_and_every_result_is_unique() {
+    stores(|store| {
+        let bucket = store.bucket("b").unwrap();
+        let each = 300;
+        let mut results: Vec<i64> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| (0..each).map(|_| bucket.increment(b"n", 1).unwrap()).collect::<Vec<_>>()))
+                .collect();
+            threads.into_iter().flat_map(|t| t.join().unwrap()).collect()
+        });
+        results.sort_unstable();
+        assert_eq!(results, (1..=4 * each).collect::<Vec<_>>());
+        assert_eq!(&*bucket.get(b"n").unwrap().unwrap(), (4 * each).to_string().as_bytes());
+    });
+}
+
+#[test]
+fn compare_and_swap_loops_converge() {
+    stores(|store| {
+        let bucket = store.bucket("b").unwrap();
+        let each = 100;
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..each {
+                        let mut now = bucket.get(b"n").unwrap();
+                        loop {
+                            let number: u64 =
+                                now.as_ref().map_or(0, |v| std::str::from_utf8(v).unwrap().parse().unwrap());
+                            let next = (number + 1).to_string();
+                            let version = now.as_ref().map(|v| v.version());
+                            match bucket.compare_and_swap(b"n", version, next.as_bytes()).unwrap() {
+                                Swap::Done(_) => break,
+                                Swap::Conflict(current) => now = current,
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(&*bucket.get(b"n").unwrap().unwrap(), (4 * each).to_string().as_bytes());
+    });
+}
+
+#[test]
+fn a_batch_is_seen_whole_or_not_at_all_across_buckets() {
+    stores(|store| {
+        let (a, b) = (store.bucket("a").unwrap(), store.bucket("b").unwrap());
+        let done = AtomicBool::new(false);
+        let keys: Vec<String> = (0..8).map(|i| format!("key {i}")).collect();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0..300u32 {
+                    let mut batch = Batch::new();
+                    for key in &keys {
+                        batch.set(&a, key.as_bytes(), &round.to_le_bytes());
+                        batch.set(&b, key.as_bytes(), &round.to_le_bytes());
+                    }
+                    store.commit(&batch).unwrap();
+                }
+                done.store(true, Ordering::Release);
+            });
+            while !done.load(Ordering::Acquire) {
+                for bucket in [&a, &b] {
+                    let seen = bucket.get_many(&keys).unwrap();
+                    let first = seen[0].as_deref();
+                    assert!(seen.iter().all(|value| value.as_deref() == first));
+                }
+            }
+        });
+    });
+}
+
+#[test]
+fn in_sync_mode_what_is_read_is_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path().join("store"), Options::new()).unwrap();
+    let bucket = store.bucket("b").unwrap();
+    let pending = bucket.start_set(b"k", b"v").unwrap();
+    let seen_before = bucket.get(b"k").unwrap().is_some();
+    assert!(!seen_before || pending.is_ready(), "visible before it is durable");
+    pending.wait().unwrap();
+    assert!(bucket.exists(b"k").unwrap());
+}
+
+#[test]
+fn a_dropped_commit_still_happens_and_a_future_is_woken() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path().join("store"), Options::new()).unwrap();
+    let bucket = store.bucket("b").unwrap();
+    drop(bucket.start_set(b"dropped", b"v").unwrap());
+    assert_eq!(block_on(bucket.start_increment(b"n", 5).unwrap()).unwrap(), 5);
+    assert!(bucket.exists(b"dropped").unwrap(), "a later commit makes earlier ones visible");
+}
+
+/// Enough of an executor to see that the waker is called.
+fn block_on<F: Future + Unpin>(mut future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = std::sync::Arc::new(Unpark(std::thread::current())).into();
+    let mut context = std::task::Context::from_waker(&waker);
+    loop {
+        match std::pin::Pin::new(&mut future).poll(&mut context) {
+            std::task::Poll::Ready(output) => return output,
+            std::task::Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+#[test]
+fn listings_yield_what_existed_throughout_exactly_once() {
+    stores(|store| {
+        let bucket = store.bucket("b").unwrap().with_durability(Durability::Os);
+        let fixed: Vec<String> = (0..500).map(|i| format!("{i:04}")).collect();
+        for key in &fixed {
+            bucket.set(key.as_bytes(), b"").unwrap();
+        }
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for i in 0..5_000u32 {
+                    let key = format!("{:04}x", i % 700);
+                    bucket.set(key.as_bytes(), b"").unwrap();
+                    bucket.delete(format!("{:04}x", (i + 350) % 700).as_bytes()).unwrap();
+                }
+                done.store(true, Ordering::Release);
+            });
+            while !done.load(Ordering::Acquire) {
+                let mut listed = Vec::new();
+                let mut after = None;
+                loop {
+                    let options = ListOptions { after: after.as_deref(), keys_max: 37, ..ListOptions::default() };
+                    let page = bucket.list_keys(options).unwrap();
+                    listed.extend(page.iter().filter(|key| key.len() == 4).map(<[u8]>::to_vec));
+                    match page.next() {
+                        Some(next) => after = Some(next.to_vec()),
+                        None => break,
+                    }
+                }
+                assert!(listed.iter().eq(fixed.iter().map(|key| key.as_bytes())));
+            }
+        });
+    });
+}
+
+#[test]
+fn a_value_stays_what_it_was() {
+    stores(|store| {
+        let bucket = store.bucket("b").unwrap().with_durability(Durability::Os);
+        bucket.set(b"k", b"first").unwrap();
+        let first = bucket.get(b"k").unwrap().unwrap();
+        for i in 0..1000u32 {
+            bucket.set(b"k", &[i as u8; 4000]).unwrap();
+        }
+        bucket.delete(b"k").unwrap();
+        assert_eq!(&*first, b"first");
+        let bytes = first.into_bytes();
+        drop(bucket);
+        assert_eq!(&bytes[..], b"first");
+    });
+}
