@@ -4,6 +4,7 @@ use crossbeam_epoch as epoch;
 
 use crate::bucket::Bucket;
 use crate::commit::{Told, Write};
+use crate::directory::Seen;
 use crate::error::{Error, Result};
 use crate::pending::Commit;
 use crate::store::Store;
@@ -72,17 +73,33 @@ impl Bucket {
     /// # Errors
     /// As [`Bucket::get`].
     pub fn get_many<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Value>>> {
+        self.get_many_with(keys, |_, value| value)
+    }
+
+    /// As [`Bucket::get_many`], each answer made into something else on the way: `make` gets the key's index. It may be
+    /// asked again from the first key on, when a batch was committed meanwhile.
+    ///
+    /// # Errors
+    /// As [`Bucket::get`].
+    pub fn get_many_with<K: AsRef<[u8]>, R>(
+        &self,
+        keys: &[K],
+        mut make: impl FnMut(usize, Option<Value>) -> R,
+    ) -> Result<Vec<R>> {
         self.entry.check()?;
         let commits = &self.store.0.commits;
         let guard = &epoch::pin();
-        let hashes: Vec<u64> = keys.iter().map(|key| commits.hash(self.entry.id, key.as_ref())).collect();
-        commits.directory.snapshot(&hashes, || {
-            let read = |(key, hash): (&K, &u64)| {
-                let found = commits.get_hashed(*hash, self.entry.id, key.as_ref(), guard)?;
-                Ok(found.map(|found| Value::new(&found, guard)))
-            };
-            keys.iter().zip(&hashes).map(read).collect()
-        })
+        let mut seen: Vec<Seen> = keys.iter().map(|key| Seen::new(commits.hash(self.entry.id, key.as_ref()))).collect();
+        let mut answers = Vec::with_capacity(keys.len());
+        commits.directory.snapshot(&mut seen, |seen| {
+            answers.clear();
+            for (i, (key, seen)) in keys.iter().zip(seen).enumerate() {
+                let found = commits.get_hashed(seen.hash, self.entry.id, key.as_ref(), guard)?;
+                answers.push(make(i, found.map(|found| Value::new(&found, guard))));
+            }
+            Ok(())
+        })?;
+        Ok(answers)
     }
 
     /// Sets many keys as one commit: all or nothing, for readers and across a crash. Of equal keys the last wins. An empty

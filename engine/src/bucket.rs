@@ -94,7 +94,7 @@ impl Bucket {
     /// Sets a key; the version of this write.
     ///
     /// # Errors
-    /// `Invalid` over a limit (key 64 KiB - 1, value 1 GiB), on a dropped bucket or a read-only store; `NoSpace` on a
+    /// `Invalid` over a limit (key 64 KiB - 1, value 1 GiB) or on a dropped bucket; `ReadOnly`; `NoSpace` on a
     /// full disk; nothing is changed then. `Indeterminate` if the disk fails under it, `Poisoned` after that.
     #[inline]
     pub fn set(&self, key: &[u8], value: &[u8]) -> Result<Version> {
@@ -189,8 +189,7 @@ impl Store {
     /// Wakes the background thread if this write has made work for it.
     #[inline]
     pub(crate) fn nudge(&self) {
-        let log = &self.0.commits.log;
-        if log.wants_next() {
+        if self.0.commits.log.take_work() {
             self.0.bell.ring();
         }
     }

@@ -3,7 +3,7 @@
 //! Key `b` and a name holds the bucket's id, key `n` the first id never used, both as 8 bytes, little-endian. An id is
 //! never used twice: records of a dropped bucket mean nothing to anybody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -46,8 +46,9 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Replay {
     state: State,
-    /// A bucket was dropped: keys of no bucket may be about.
-    pub(crate) dropped: bool,
+    /// Ids that records were seen of.
+    seen: BTreeSet<u64>,
+    last_seen: u64,
 }
 
 fn key_of(name: &str) -> Vec<u8> {
@@ -56,7 +57,11 @@ fn key_of(name: &str) -> Vec<u8> {
 
 impl Replay {
     pub(crate) fn new() -> Replay {
-        Replay { state: State { buckets: BTreeMap::new(), next_id: CATALOGUE + 1 }, dropped: false }
+        Replay {
+            state: State { buckets: BTreeMap::new(), next_id: CATALOGUE + 1 },
+            seen: BTreeSet::new(),
+            last_seen: CATALOGUE,
+        }
     }
 
     /// Takes up a record of bucket [`CATALOGUE`]; `None` if it is not one that we write.
@@ -68,12 +73,26 @@ impl Replay {
         let name = std::str::from_utf8(record.key.strip_prefix(b"b")?).ok()?;
         if record.kind == Kind::Delete {
             self.state.buckets.remove(name);
-            self.dropped = true;
             return Some(());
         }
         let id = u64::from_le_bytes(record.value.try_into().ok()?);
         self.state.buckets.insert(name.into(), Arc::new(Entry { id, name: name.into(), dropped: false.into() }));
         Some(())
+    }
+
+    /// Takes up that there is a record of this bucket.
+    #[inline]
+    pub(crate) fn note(&mut self, id: u64) {
+        if id != self.last_seen {
+            self.last_seen = id;
+            self.seen.insert(id);
+        }
+    }
+
+    /// Whether records were seen of a bucket that is not there (any more).
+    pub(crate) fn has_unknown(&self) -> bool {
+        let known: BTreeSet<u64> = self.state.buckets.values().map(|entry| entry.id).chain([CATALOGUE]).collect();
+        !self.seen.is_subset(&known)
     }
 
     /// Whether a bucket has this id.

@@ -150,7 +150,7 @@ impl Commits {
         xxh3_64_with_seed(key, self.hash_seed ^ bucket.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
-    fn hash_at(&self, place: Place, guard: &Guard) -> Result<u64> {
+    pub(crate) fn hash_at(&self, place: Place, guard: &Guard) -> Result<u64> {
         let found = self.log.record(place, guard)?;
         Ok(self.hash(found.record.bucket, found.record.key))
     }
@@ -176,7 +176,7 @@ impl Commits {
 
     /// Whether the record at `place` is of this key; keeps it in `found` if so.
     #[inline]
-    fn is_key<'g>(
+    pub(crate) fn is_key<'g>(
         &'g self,
         place: Place,
         bucket: u64,
@@ -235,12 +235,12 @@ impl Commits {
     }
 
     #[inline]
-    fn append(&self, record: &Record<'_>, guard: &Guard) -> Result<Appended> {
+    pub(crate) fn append(&self, record: &Record<'_>, guard: &Guard) -> Result<Appended> {
         let bytes = record.bytes();
         let mut space = self.log.reserve(bytes, guard)?;
         let appended = space.appended(0, bytes);
         space.fill(0, record);
-        space.segment.add_live(if record.kind == Kind::Set { bytes } else { 0 });
+        space.segment.count(record.kind, bytes);
         space.publish();
         Ok(appended)
     }
@@ -263,7 +263,7 @@ impl Commits {
         drop(group);
         shard.pending.push(write);
         space.fill(0, record);
-        space.segment.add_live(if record.kind == Kind::Set { bytes } else { 0 });
+        space.segment.count(record.kind, bytes);
         space.publish();
         Ok(appended)
     }
@@ -355,7 +355,7 @@ impl Commits {
         for write in writes {
             let record = write.record();
             let bytes = space.fill(at, &record);
-            space.segment.add_live(if record.kind == Kind::Set { bytes } else { 0 });
+            space.segment.count(record.kind, bytes);
             at += bytes;
         }
         space.publish();
@@ -508,18 +508,25 @@ impl Commits {
     #[cold]
     fn refuse(&self) -> Result<()> {
         self.check_poison()?;
-        Err(Error::invalid("the store is open for reading only"))
+        Err(Error::new(ErrorKind::ReadOnly, "the store is open for reading only"))
     }
 
     /// Takes up a record found at open: the directory says what the log said last.
     pub(crate) fn replay(&self, segment: &Segment, record: &Record<'_>, place: Place, guard: &Guard) -> Result<()> {
         let hash = self.hash(record.bucket, record.key);
         let mut shard = self.directory.lock(hash);
-        if record.kind == Kind::Set {
-            segment.add_live(record.bytes());
-        }
+        segment.count(record.kind, record.bytes());
         let mut found = None;
         let old = shard.find(hash, guard, |place| self.is_key(place, record.bucket, record.key, guard, &mut found))?;
+        if let (Some(moved), Some(found)) = (record.moved, &found)
+            && found.version() > moved
+        {
+            // A copy that the cleaner made of a write that was already history.
+            if record.kind == Kind::Set {
+                segment.sub_live(record.bytes());
+            }
+            return Ok(());
+        }
         self.point(&mut shard, hash, record.kind, old, place, found.as_ref(), guard)
     }
 }

@@ -136,6 +136,20 @@ pub(crate) struct PendingWrite {
     pub(crate) end: u64,
 }
 
+/// One of several keys read at one instant.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    pub(crate) hash: u64,
+    /// What the key's shard said before it was read.
+    changes: u64,
+}
+
+impl Seen {
+    pub(crate) fn new(hash: u64) -> Seen {
+        Seen { hash, changes: 0 }
+    }
+}
+
 /// The directory; see the file header.
 pub(crate) struct Directory {
     shards: Box<[Shard]>,
@@ -371,24 +385,24 @@ impl Directory {
     }
 
     /// Runs `read` over several keys so that all it saw was true at one instant. `read` may run several times.
-    pub(crate) fn snapshot<T>(&self, hashes: &[u64], mut read: impl FnMut() -> Result<T>) -> Result<T> {
-        let mut before = Vec::with_capacity(hashes.len());
+    pub(crate) fn snapshot<T>(&self, keys: &mut [Seen], mut read: impl FnMut(&[Seen]) -> Result<T>) -> Result<T> {
         for _ in 0..SNAPSHOT_TRIES {
-            before.clear();
-            before.extend(hashes.iter().map(|h| self.shard(*h).changes.load(Ordering::Acquire)));
-            if before.iter().any(|changes| changes % 2 == 1) {
+            for key in &mut *keys {
+                key.changes = self.shard(key.hash).changes.load(Ordering::Acquire);
+            }
+            if keys.iter().any(|key| !key.changes.is_multiple_of(2)) {
                 std::thread::yield_now();
                 continue;
             }
-            let seen = read()?;
+            let seen = read(keys)?;
             fence(Ordering::Acquire);
-            let same = |(h, b): (&u64, &u64)| self.shard(*h).changes.load(Ordering::Relaxed) == *b;
-            if hashes.iter().zip(&before).all(same) {
+            if keys.iter().all(|key| self.shard(key.hash).changes.load(Ordering::Relaxed) == key.changes) {
                 return Ok(seen);
             }
         }
-        let _locks = self.lock_all(hashes);
-        read()
+        let hashes: Vec<u64> = keys.iter().map(|key| key.hash).collect();
+        let _locks = self.lock_all(&hashes);
+        read(keys)
     }
 
     /// The lock of the shard of this hash: makes writes to its keys one after another.
@@ -593,12 +607,12 @@ mod tests {
         let directory = Directory::new();
         let mut map = HashMap::new();
         for round in 0..3 {
-            for key in (0..KEYS).filter(|k| hash(k + round) % 4 != 0) {
+            for key in (0..KEYS).filter(|k| !hash(k + round).is_multiple_of(4)) {
                 let place = Place(2 + key + round * KEYS);
                 set(&directory, key, place);
                 map.insert(key, place);
             }
-            for key in (0..KEYS).filter(|k| hash(k ^ round) % 5 == 0) {
+            for key in (0..KEYS).filter(|k| hash(k ^ round).is_multiple_of(5)) {
                 if let Some(place) = map.remove(&key) {
                     directory.lock(hash(key)).remove(hash(key), place, &epoch::pin());
                 }
@@ -684,8 +698,10 @@ mod tests {
             });
             let mut last = 0;
             while last + 1 < rounds {
-                let read = || Ok((0..4).map(|k| (get(&directory, k).unwrap().0 - 2) / KEYS).collect::<Vec<_>>());
-                let seen = directory.snapshot(&hashes, read).unwrap();
+                let mut keys: Vec<Seen> = hashes.iter().map(|h| Seen::new(*h)).collect();
+                let read =
+                    |_: &[Seen]| Ok((0..4).map(|k| (get(&directory, k).unwrap().0 - 2) / KEYS).collect::<Vec<_>>());
+                let seen = directory.snapshot(&mut keys, read).unwrap();
                 assert!(seen.iter().all(|r| *r == seen[0]), "{seen:?}");
                 last = seen[0];
             }

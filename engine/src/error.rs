@@ -16,8 +16,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The call itself is wrong (over a limit, a foreign cursor, a read-only store): change the call.
+    /// The call itself is wrong (over a limit, a dropped bucket): change the call.
     Invalid,
+    /// The store is open for reading only: nothing was changed.
+    ReadOnly,
     /// The value is not the ASCII decimal number that the call needs: nothing was changed.
     NotANumber,
     /// The result would not fit a signed 64-bit number: nothing was changed.

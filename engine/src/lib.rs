@@ -25,6 +25,7 @@ mod batch;
 mod bucket;
 mod catalogue;
 mod checksum;
+mod clean;
 mod codec;
 mod commit;
 mod directory;
@@ -40,6 +41,8 @@ mod segment;
 mod stats;
 mod store;
 mod tail;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod value;
 mod worker;
 

@@ -52,20 +52,23 @@ pub(crate) struct Recovered {
     pub(crate) report: OpenReport,
 }
 
-/// Reads the store on `disk`; makes one if there is none and `create` allows it.
-pub(crate) fn recover(disk: &Arc<dyn Disk>, create: bool) -> Result<Recovered> {
+/// Reads the store on `disk`; makes one if there is none.
+pub(crate) fn recover(disk: &Arc<dyn Disk>) -> Result<Recovered> {
     match Superblock::read(&**disk)? {
         Some(superblock) => reopen(disk, superblock),
         None => {
-            refuse_foreign(&**disk, create)?;
+            refuse_foreign(&**disk)?;
             make(disk)
         }
     }
 }
 
-/// A directory that holds anything we did not put there is somebody else's.
-fn refuse_foreign(disk: &dyn Disk, create: bool) -> Result<()> {
+/// A directory that holds no store, and anything that we did not put there, is somebody else's.
+pub(crate) fn refuse_foreign(disk: &dyn Disk) -> Result<()> {
     let names = disk.list().map_err(|e| Error::io(format_args!("cannot list {}", disk.location()), e))?;
+    if names.iter().any(|name| name == superblock::FILE) {
+        return Ok(());
+    }
     let ours = |name: &String| name == LOCK_FILE || name == superblock::FILE || manifest::number_of(name) == Some(1);
     if let Some(foreign) = names.iter().find(|name| !ours(name)) {
         let message = format!(
@@ -74,7 +77,7 @@ fn refuse_foreign(disk: &dyn Disk, create: bool) -> Result<()> {
         );
         return Err(Error::new(ErrorKind::Format, message));
     }
-    if disk.read_only() || !create {
+    if disk.read_only() {
         let message = format!("{} holds no kvasi store", disk.location());
         return Err(Error::new(ErrorKind::Format, message));
     }

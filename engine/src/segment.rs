@@ -33,7 +33,7 @@ use crate::directory::Cell;
 use crate::error::Error;
 use crate::io::map::Region;
 use crate::io::{File, write_full};
-use crate::log::record::{Defect, Record};
+use crate::log::record::{Defect, Kind, Record};
 
 /// Bytes before the first record.
 pub(crate) const HEADER_BYTES: u64 = 72;
@@ -118,6 +118,8 @@ pub(crate) struct Segment {
     pub(crate) region: Arc<Region>,
     /// Bytes of records that the directory points at.
     live_bytes: AtomicU64,
+    /// Bytes of tombstones.
+    tombstone_bytes: AtomicU64,
     /// To be written again before the next sync.
     rewrite: AtomicBool,
     /// The published bytes as seen at some moment, as `Bytes`: what values are cut from. Replaced when outgrown.
@@ -132,6 +134,7 @@ impl Segment {
             file,
             region: Arc::new(region),
             live_bytes: AtomicU64::new(0),
+            tombstone_bytes: AtomicU64::new(0),
             rewrite: AtomicBool::new(false),
             view: Cell::new(Bytes::new()),
         }
@@ -192,9 +195,18 @@ impl Segment {
         self.live_bytes.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn tombstone_bytes(&self) -> u64 {
+        self.tombstone_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Counts a record that was written here.
     #[inline]
-    pub(crate) fn add_live(&self, bytes: u64) {
-        self.live_bytes.fetch_add(bytes, Ordering::Relaxed);
+    pub(crate) fn count(&self, kind: Kind, bytes: u64) {
+        match kind {
+            Kind::Set => self.live_bytes.fetch_add(bytes, Ordering::Relaxed),
+            Kind::Delete => self.tombstone_bytes.fetch_add(bytes, Ordering::Relaxed),
+            Kind::Batch => 0,
+        };
     }
 
     #[inline]

@@ -61,7 +61,7 @@ impl Store {
         if options.durability == Durability::Ephemeral {
             return Err(Error::invalid("an ephemeral store has no directory: use Store::in_memory"));
         }
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir.as_ref(), options.create)?);
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir.as_ref(), options.create, recovery::refuse_foreign)?);
         Store::on_disk(disk, options)
     }
 
@@ -84,7 +84,7 @@ impl Store {
     }
 
     fn on_disk(disk: Arc<dyn Disk>, options: Options) -> Result<Store> {
-        let recovered = recovery::recover(&disk, options.create)?;
+        let recovered = recovery::recover(&disk)?;
         let (location, read_only) = (disk.location(), disk.read_only());
         let log = Log::new(disk, recovered.manifest, &options, recovered.resume)?;
         let commits = Arc::new(Commits::new(log, recovered.hash_seed, read_only));
@@ -116,8 +116,7 @@ impl Store {
     /// The bucket of that name, made if there is none: a look-up in memory, or one commit.
     ///
     /// # Errors
-    /// `Invalid` if the name has more than 256 bytes, or if there is no such bucket and the store is read-only; as a
-    /// write otherwise.
+    /// `Invalid` if the name has more than 256 bytes; as a write if there is no such bucket.
     pub fn bucket(&self, name: &str) -> Result<Bucket> {
         let entry = self.0.catalogue.get_or_create(name, &self.0.commits, self.0.durability)?;
         Ok(Bucket::new(self.clone(), entry))
@@ -225,10 +224,11 @@ fn take_up(commits: &Commits) -> Result<Catalogue> {
             if record.bucket == CATALOGUE && buckets.take(record).is_none() {
                 return Err(segment.corrupt(offset, "an entry of the bucket catalogue makes no sense"));
             }
+            buckets.note(record.bucket);
             commits.replay(&segment, record, commits.log.place(&segment, offset), guard)
         })?;
     }
-    if buckets.dropped {
+    if buckets.has_unknown() {
         forget_keys(commits, |bucket| !buckets.has(bucket))?;
     }
     Ok(buckets.finish())

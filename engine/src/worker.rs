@@ -1,6 +1,6 @@
 //! Background work: one thread a store, woken when there is something to do.
 //!
-//! The jobs themselves are steps that anybody may run ([`step`]); the thread is only what runs them in production. A job
+//! The jobs themselves are steps that anybody may run ([`Jobs::step`]); the thread is only what runs them in production. A job
 //! that fails for want of space is tried again later; any other failure poisons the store, and so does a panic.
 
 use std::sync::Arc;
@@ -11,12 +11,15 @@ use std::time::Duration;
 use crossbeam_epoch as epoch;
 use parking_lot::{Condvar, Mutex};
 
+use crate::clean::{Cleaner, Progress};
 use crate::commit::Commits;
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::Durability;
 
 /// How long the thread rests when a job could not be done.
 const RETRY: Duration = Duration::from_millis(100);
+/// How long it rests while it watches whether others still write.
+const SOON: Duration = Duration::from_millis(20);
 
 /// Wakes the background thread.
 #[derive(Debug, Default)]
@@ -99,13 +102,16 @@ fn run(commits: &Commits, bell: &Bell, durability: Durability) {
         _ => None,
     };
     let mut rest = every;
+    let mut jobs = Jobs::default();
     loop {
         bell.wait(rest);
         if bell.stop.load(Ordering::Acquire) {
             return;
         }
-        rest = match step(commits, every.is_some()) {
-            Ok(()) => every,
+        rest = match jobs.step(commits, every.is_some()) {
+            Ok(Next::AtOnce) => Some(Duration::ZERO),
+            Ok(Next::Soon) => Some(every.unwrap_or(SOON).min(SOON)),
+            Ok(Next::WhenRung) => every,
             Err(e) if e.kind() == ErrorKind::NoSpace => Some(RETRY),
             Err(e) => {
                 commits.poison(e);
@@ -115,19 +121,46 @@ fn run(commits: &Commits, bell: &Bell, durability: Durability) {
     }
 }
 
-/// One round of background work: the next segment, syncs that are due, seals. With `interval`, everything logged is
-/// synced, not only what somebody waits for.
-pub(crate) fn step(commits: &Commits, interval: bool) -> Result<()> {
-    let prepared = commits.log.prepare_next();
-    if interval || commits.wants_sync() {
-        let end = commits.log.end(&epoch::pin());
-        if end > commits.applied() {
-            commits.wait(end)?;
+/// When the next round is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    AtOnce,
+    /// After a short rest: it depends on what others do meanwhile.
+    Soon,
+    WhenRung,
+}
+
+/// All background jobs of a store, between two rounds.
+#[derive(Debug, Default)]
+pub(crate) struct Jobs {
+    cleaner: Cleaner,
+}
+
+impl Jobs {
+    /// One round: the next segment, syncs that are due, seals, a step of cleaning. With `interval`, everything logged is
+    /// synced, not only what somebody waits for.
+    pub(crate) fn step(&mut self, commits: &Commits, interval: bool) -> Result<Next> {
+        let prepared = commits.log.prepare_next();
+        if interval || commits.wants_sync() {
+            let end = commits.log.end(&epoch::pin());
+            if end > commits.applied() {
+                commits.wait(end)?;
+            }
         }
+        if commits.log.has_closed() {
+            commits.sync_closed()?;
+            commits.log.seal()?;
+        }
+        prepared?;
+        let cleaning = self.cleaner.step(commits)?;
+        if commits.log.has_retired() {
+            commits.log.free_slots_of_retired();
+        }
+        Ok(match cleaning {
+            Progress::Some => Next::AtOnce,
+            Progress::Later => Next::Soon,
+            Progress::None if commits.log.has_retired() => Next::Soon,
+            Progress::None => Next::WhenRung,
+        })
     }
-    if commits.log.has_closed() {
-        commits.sync_closed()?;
-        commits.log.seal()?;
-    }
-    prepared
 }

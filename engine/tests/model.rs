@@ -214,7 +214,7 @@ fn env(name: &str) -> Option<u64> {
 /// One run: `ops` calls, reopened some thirty times, now and then without closing (which no one sees here: the log is in
 /// the system's cache).
 fn run(durability: Durability, ops: u64) {
-    let seed = env("KVASI_SEED").unwrap_or_else(|| 0x5eed ^ ops);
+    let seed = env("KVASI_SEED").unwrap_or(0x5eed ^ ops);
     println!("seed {seed}, {ops} calls, {durability:?}");
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");

@@ -26,8 +26,9 @@ pub(crate) struct RealDisk {
 }
 
 impl RealDisk {
-    /// Opens the directory for one writer, making it (and its parents) if `create` says so.
-    pub(crate) fn open(dir: &Path, create: bool) -> Result<RealDisk> {
+    /// Opens the directory for one writer, making it (and its parents) if `create` says so. `refuse` sees the names in it
+    /// before anything is put there.
+    pub(crate) fn open(dir: &Path, create: bool, refuse: impl FnOnce(&dyn Disk) -> Result<()>) -> Result<RealDisk> {
         match fs::metadata(dir) {
             Ok(meta) if !meta.is_dir() => {
                 let message = format!("{} is a file, and a store is a directory: name another place", dir.display());
@@ -37,6 +38,7 @@ impl RealDisk {
             Err(e) if e.kind() == io::ErrorKind::NotFound && create => make_dir(dir)?,
             Err(e) => return Err(Error::path("cannot open the store directory", dir, e)),
         }
+        refuse(&RealDisk { dir: dir.to_owned(), read_only: !create, _lock: None })?;
         let path = dir.join(LOCK_FILE);
         let lock = options(true).create(true).truncate(false).open(&path).map_err(|e| {
             if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) {

@@ -101,6 +101,7 @@ pub(crate) fn unix_ms() -> u64 {
 }
 
 /// A random number from the operating system: salts and seeds that guests must not guess.
+#[allow(clippy::disallowed_methods, reason = "the seam itself")]
 pub(crate) fn random_u64() -> io::Result<u64> {
     getrandom::u64().map_err(io::Error::other)
 }

@@ -59,6 +59,17 @@ pub(crate) struct Log {
     marked: AtomicU64,
     /// The active segment is half full and no next one is there.
     wants_next: AtomicBool,
+    /// The background thread has something to do that it does not know of.
+    has_work: AtomicBool,
+    /// Given up, but readers may still hold places in them.
+    retired: Mutex<Vec<Retired>>,
+}
+
+/// A segment that the directory no longer points into.
+struct Retired {
+    segment: Arc<Segment>,
+    /// Set when every reader that was there when it was given up is gone.
+    unreachable: Arc<AtomicBool>,
 }
 
 /// What making the next segment needs.
@@ -157,6 +168,8 @@ impl Log {
             durable: AtomicU64::new(resume.durable),
             marked: AtomicU64::new(resume.durable),
             wants_next: AtomicBool::new(false),
+            has_work: AtomicBool::new(false),
+            retired: Mutex::default(),
             disk,
         };
         let guard = &epoch::pin();
@@ -190,6 +203,7 @@ impl Log {
                     let half = segment.header.capacity / 2;
                     if reservation.at() < half && reservation.at() + bytes >= half {
                         self.wants_next.store(true, Ordering::Relaxed);
+                        self.has_work.store(true, Ordering::Relaxed);
                     }
                     return Ok(Space { segment, reservation });
                 }
@@ -225,6 +239,7 @@ impl Log {
         }
         self.unsynced.lock().push(full.clone());
         self.active.replace(next, guard);
+        self.has_work.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -302,9 +317,10 @@ impl Log {
         Ok(())
     }
 
-    /// Whether [`Log::prepare_next`] has something to do.
-    pub(crate) fn wants_next(&self) -> bool {
-        self.wants_next.load(Ordering::Relaxed)
+    /// Whether the background thread is to be woken; says so once.
+    #[inline]
+    pub(crate) fn take_work(&self) -> bool {
+        self.has_work.load(Ordering::Relaxed) && self.has_work.swap(false, Ordering::Relaxed)
     }
 
     /// The place of the record at `offset` of a segment.
@@ -391,6 +407,64 @@ impl Log {
         Ok(())
     }
 
+    /// Background: gives up a segment that the directory no longer points into. All that was moved out of it must be
+    /// durable. Its file goes at once, its mapping when the last view of it does, its address slots when no reader can
+    /// hold a place in them.
+    pub(crate) fn retire(&self, segment: &Arc<Segment>) -> Result<()> {
+        let number = segment.header.number;
+        self.manifest.lock().append(Edit::Remove { segment: number })?;
+        // Where an open file cannot be removed (Windows) the next open does it.
+        let _ = self.disk.remove(&segment::file_name(number));
+        let unreachable = Arc::new(AtomicBool::new(false));
+        let guard = epoch::pin();
+        let flag = unreachable.clone();
+        guard.defer(move || flag.store(true, Ordering::Release));
+        self.retired.lock().push(Retired { segment: segment.clone(), unreachable });
+        guard.flush();
+        Ok(())
+    }
+
+    /// Background: takes back the address slots of retired segments that nobody can reach any more.
+    pub(crate) fn free_slots_of_retired(&self) {
+        let mut free = Vec::new();
+        self.retired.lock().retain(|retired| {
+            let gone = retired.unreachable.load(Ordering::Acquire);
+            if gone {
+                free.push(retired.segment.clone());
+            }
+            !gone
+        });
+        if free.is_empty() {
+            // Epochs only move on when somebody asks.
+            epoch::pin().flush();
+            return;
+        }
+        // `grow` is held so that nobody else replaces the slots meanwhile.
+        let _grow = self.grow.lock();
+        let guard = &epoch::pin();
+        let mut slots = self.slots.load(guard).clone();
+        for slot in &mut slots {
+            if slot.as_ref().is_some_and(|segment| free.iter().any(|f| Arc::ptr_eq(f, segment))) {
+                *slot = None;
+            }
+        }
+        self.slots.replace(slots, guard);
+    }
+
+    /// Whether address slots wait to be taken back.
+    pub(crate) fn has_retired(&self) -> bool {
+        !self.retired.lock().is_empty()
+    }
+
+    /// Sealed segments that still belong to the log, oldest first, and whether there is an older one of any kind: those
+    /// that may be cleaned.
+    pub(crate) fn sealed(&self, guard: &Guard) -> Vec<Arc<Segment>> {
+        let manifest = self.manifest.lock();
+        let mut segments = self.segments(guard);
+        segments.retain(|s| manifest.state().segments.get(&s.header.number).is_some_and(|e| e.sealed.is_some()));
+        segments
+    }
+
     /// Seals all, gives unused space back and writes down that the store was closed. No writer may be left.
     pub(crate) fn close(&self) -> Result<()> {
         self.sync(false)?;
@@ -414,7 +488,9 @@ impl Log {
                 segments.push(segment.clone());
             }
         }
-        segments.retain(|s| s.region.published() >= HEADER_BYTES);
+        let retired = self.retired.lock();
+        segments
+            .retain(|s| s.region.published() >= HEADER_BYTES && !retired.iter().any(|r| Arc::ptr_eq(&r.segment, s)));
         segments.sort_by_key(|s| s.header.base);
         segments
     }

@@ -1,0 +1,280 @@
+//! Cleaning: which segment frees most for least, moving what lives out of it, giving it up.
+//! Flow: `worker` -> here -> `commit`, `log`. One cleaner a store.
+//!
+//! What lives is what the directory points at. It is written again at the end of the log, under the key's shard lock and
+//! with the version it had, so that replaying the log from its start gives the same keys, values and versions. The
+//! segment is given up when all that was moved out of it is durable.
+//!
+//! A *tombstone* says that older records of its key do not count. It is needed for as long as there is an older segment
+//! (any may hold such a record) and the key has no newer one: then it is moved too. So is a tombstone put in the place
+//! of a record that has expired.
+//!
+//! Source: segment choice by cost and benefit after Rosenblum and Ousterhout 1992.
+
+use std::sync::Arc;
+
+use crossbeam_epoch::{self as epoch, Guard};
+
+use crate::commit::Commits;
+use crate::error::Result;
+use crate::log::record::{Kind, Record};
+use crate::segment::{HEADER_BYTES, Segment};
+
+/// Bytes of a segment looked at in one step: how long other background work may have to wait.
+const STEP_BYTES: u64 = 256 << 10;
+/// Less than this is not worth a segment's worth of work.
+const DEAD_BYTES_MIN: u64 = 1 << 20;
+
+/// What is known of a segment that may be cleaned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    pub(crate) bytes: u64,
+    /// Bytes of records that the directory points at.
+    pub(crate) live: u64,
+    /// Bytes of tombstones, which only the oldest segment may drop.
+    pub(crate) tombstones: u64,
+    /// Bytes logged since it was written.
+    pub(crate) age: u64,
+}
+
+/// How eagerly to clean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mood {
+    /// Others are writing: clean when a third of the log is dead, which costs about one byte moved per byte written.
+    Busy,
+    /// Nobody is: bring the log down to a sixth dead.
+    Idle,
+}
+
+/// The segment to clean next, oldest first in `candidates`; `None` if there is too little to gain. `log_bytes` counts all
+/// segments, also those that cannot be cleaned yet.
+pub(crate) fn pick(candidates: &[Candidate], log_bytes: u64, mood: Mood) -> Option<usize> {
+    let tombstones: u64 = candidates.iter().skip(1).map(|c| c.tombstones).sum();
+    let dead: u64 = candidates.iter().enumerate().map(|(i, c)| gain(i, c)).sum();
+    let share = match mood {
+        Mood::Busy => 3,
+        Mood::Idle => 6,
+    };
+    if tombstones > DEAD_BYTES_MIN && tombstones > log_bytes / 4 {
+        // What lies before them keeps them alive.
+        return Some(0);
+    }
+    if dead < DEAD_BYTES_MIN || dead < log_bytes / share {
+        return None;
+    }
+    let best = (0..candidates.len()).max_by(|&a, &b| score(a, &candidates[a]).total_cmp(&score(b, &candidates[b])))?;
+    (gain(best, &candidates[best]) > 0).then_some(best)
+}
+
+/// Bytes that cleaning frees for good.
+fn gain(i: usize, candidate: &Candidate) -> u64 {
+    let kept = candidate.live + if i == 0 { 0 } else { candidate.tombstones };
+    candidate.bytes.saturating_sub(kept)
+}
+
+/// Benefit over cost: space freed, times how long it will probably stay free, over bytes read and written.
+fn score(i: usize, candidate: &Candidate) -> f64 {
+    let gain = gain(i, candidate) as f64;
+    let moved = candidate.bytes as f64 - gain;
+    gain * candidate.age as f64 / (candidate.bytes as f64 + moved)
+}
+
+/// The cleaner's place between two steps.
+#[derive(Debug, Default)]
+pub(crate) struct Cleaner {
+    /// The segment being cleaned, how far, and whether it is the oldest.
+    at: Option<(Arc<Segment>, u64, bool)>,
+    /// Emptied segments, each with the log position up to which the log must be durable before it may go.
+    emptied: Vec<(Arc<Segment>, u64)>,
+    /// The end of the log after the last step: where it is still there, nobody else writes.
+    seen_end: u64,
+}
+
+/// What a step of cleaning came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Something was done; there may be more.
+    Some,
+    /// There will be something to do when nobody writes for a while, or when more of the log is durable.
+    Later,
+    None,
+}
+
+impl Cleaner {
+    /// One step: some records moved, or emptied segments given up.
+    pub(crate) fn step(&mut self, commits: &Commits) -> Result<Progress> {
+        let guard = &epoch::pin();
+        let mood = if commits.log.end(guard) == self.seen_end { Mood::Idle } else { Mood::Busy };
+        let progress = self.work(commits, mood, guard)?;
+        self.seen_end = commits.log.end(guard);
+        Ok(progress)
+    }
+
+    fn work(&mut self, commits: &Commits, mood: Mood, guard: &Guard) -> Result<Progress> {
+        self.give_up_emptied(commits, mood)?;
+        if self.at.is_none() {
+            self.at = self.choose(commits, mood, guard);
+        }
+        let Some((segment, from, oldest)) = self.at.take() else {
+            let later = !self.emptied.is_empty() || self.choose(commits, Mood::Idle, guard).is_some();
+            return Ok(if later { Progress::Later } else { Progress::None });
+        };
+        let next = move_some(commits, &segment, from, oldest, guard)?;
+        if next < segment.region.published() {
+            self.at = Some((segment, next, oldest));
+        } else {
+            self.emptied.push((segment, commits.log.end(guard)));
+        }
+        Ok(Progress::Some)
+    }
+
+    fn choose(&self, commits: &Commits, mood: Mood, guard: &Guard) -> Option<(Arc<Segment>, u64, bool)> {
+        let end = commits.log.end(guard);
+        let all = commits.log.segments(guard);
+        let emptied = |s: &Arc<Segment>| self.emptied.iter().any(|(e, _)| Arc::ptr_eq(e, s));
+        let sealed: Vec<_> = commits.log.sealed(guard).into_iter().filter(|s| !emptied(s)).collect();
+        let candidates: Vec<Candidate> = sealed
+            .iter()
+            .map(|s| Candidate {
+                bytes: s.region.published(),
+                live: s.live_bytes(),
+                tombstones: s.tombstone_bytes(),
+                age: end - s.header.base.min(end),
+            })
+            .collect();
+        let log_bytes = all.iter().filter(|s| !emptied(s)).map(|s| s.region.published()).sum();
+        let chosen = pick(&candidates, log_bytes, mood)?;
+        let segment = sealed[chosen].clone();
+        // Emptied segments older than this one count: until they are gone, a crash brings them back.
+        let oldest = all.first().is_some_and(|first| Arc::ptr_eq(first, &segment));
+        Some((segment, HEADER_BYTES, oldest))
+    }
+
+    fn give_up_emptied(&mut self, commits: &Commits, mood: Mood) -> Result<()> {
+        if mood == Mood::Idle
+            && let Some((_, end)) = self.emptied.last()
+        {
+            commits.wait(*end)?;
+        }
+        let durable = commits.log.durable();
+        while let Some((segment, _)) = self.emptied.first().filter(|(_, end)| *end <= durable) {
+            commits.log.retire(segment)?;
+            self.emptied.remove(0);
+        }
+        Ok(())
+    }
+}
+
+/// Moves what lives among the records from `from` on, for about [`STEP_BYTES`]; the offset to go on at.
+fn move_some(commits: &Commits, segment: &Arc<Segment>, from: u64, oldest: bool, guard: &Guard) -> Result<u64> {
+    let end = segment.region.published();
+    let mut at = from;
+    while at < end && at < from + STEP_BYTES {
+        let (record, bytes) = segment.record(at, true).map_err(|defect| {
+            segment.corrupt(at, format_args!("no valid record ({defect:?}), found while cleaning"))
+        })?;
+        if record.kind != Kind::Batch {
+            commits.move_record(segment, at, &record, oldest, guard)?;
+        }
+        at += bytes;
+    }
+    Ok(at)
+}
+
+impl Commits {
+    /// Writes the record at `offset` of `segment` again if it still counts.
+    fn move_record(
+        &self,
+        segment: &Arc<Segment>,
+        offset: u64,
+        record: &Record<'_>,
+        oldest: bool,
+        guard: &Guard,
+    ) -> Result<()> {
+        let hash = self.hash(record.bucket, record.key);
+        let place = self.log.place(segment, offset);
+        let mut shard = loop {
+            let shard = self.directory.lock(hash);
+            // Behind a write that is not visible yet, the moved record would seem to be the later one.
+            let Some(end) = shard.pending.iter().filter(|p| p.hash == hash).map(|p| p.end).max() else { break shard };
+            drop(shard);
+            self.wait(end)?;
+        };
+        let version = record.moved.unwrap_or_else(|| segment.position(offset));
+        let moved = Record { moved: Some(version), member: false, mark: None, ..*record };
+        let tombstone = Record { moved: Some(version), ..Record::delete(record.bucket, record.key) };
+        match record.kind {
+            Kind::Set => {
+                if shard.find(hash, guard, |p| Ok(p == place))?.is_none() {
+                    return Ok(());
+                }
+                if record.expires.is_some_and(|at| at <= crate::io::unix_ms()) {
+                    if !oldest {
+                        self.append(&tombstone, guard)?;
+                    }
+                    shard.remove(hash, place, guard);
+                } else {
+                    let appended = self.append(&moved, guard)?;
+                    shard.set(hash, Some(place), appended.place, guard, |p| self.hash_at(p, guard))?;
+                }
+                segment.sub_live(record.bytes());
+            }
+            _ if oldest => {}
+            _ => {
+                let mut newer = None;
+                shard.find(hash, guard, |p| self.is_key(p, record.bucket, record.key, guard, &mut newer))?;
+                if newer.is_none() {
+                    self.append(&tombstone, guard)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn candidate(live: u64, tombstones: u64, age: u64) -> Candidate {
+        Candidate { bytes: 64 * MIB, live: live * MIB, tombstones: tombstones * MIB, age: age * MIB }
+    }
+
+    #[test]
+    fn nothing_is_cleaned_for_little_gain() {
+        let log = |c: &[Candidate]| c.iter().map(|c| c.bytes).sum();
+        let full = [candidate(60, 0, 300), candidate(60, 0, 200)];
+        assert_eq!(pick(&full, log(&full), Mood::Busy), None);
+        assert_eq!(pick(&full, log(&full), Mood::Idle), None);
+        let quarter_dead = [candidate(48, 0, 300), candidate(40, 0, 200)];
+        assert_eq!(pick(&quarter_dead, log(&quarter_dead), Mood::Busy), None);
+        assert!(pick(&quarter_dead, log(&quarter_dead), Mood::Idle).is_some());
+        assert_eq!(pick(&[], 0, Mood::Idle), None);
+    }
+
+    #[test]
+    fn the_emptier_and_the_older_segment_goes_first() {
+        let log = 3 * 64 * MIB;
+        assert_eq!(
+            pick(&[candidate(32, 0, 200), candidate(1, 0, 200), candidate(32, 0, 200)], log, Mood::Busy),
+            Some(1)
+        );
+        assert_eq!(
+            pick(&[candidate(32, 0, 900), candidate(30, 0, 100), candidate(30, 0, 90)], log, Mood::Busy),
+            Some(0)
+        );
+    }
+
+    #[test]
+    fn tombstones_are_no_gain_unless_nothing_is_older() {
+        let log = 2 * 64 * MIB;
+        let behind = [candidate(64, 0, 200), candidate(4, 60, 100)];
+        assert_eq!(pick(&behind, log, Mood::Busy), Some(0), "what keeps them alive goes first");
+        let few = [candidate(64, 0, 200), candidate(44, 20, 100)];
+        assert_eq!(pick(&few, log, Mood::Idle), None);
+        let oldest = [candidate(4, 60, 200), candidate(64, 0, 100)];
+        assert_eq!(pick(&oldest, log, Mood::Busy), Some(0));
+    }
+}

@@ -1,0 +1,108 @@
+//! Doors for fuzz targets and tests into what reads untrusted bytes (feature `testing`). No stability promise.
+//!
+//! Every function here must return for any input: no panic, no hang, no allocation beyond the input's size.
+
+use std::sync::Arc;
+
+use crossbeam_epoch as epoch;
+
+use crate::checksum::Seed;
+use crate::io::memory::MemoryDisk;
+use crate::io::{self, Disk};
+use crate::log::record::Record;
+use crate::log::replay;
+use crate::manifest::Manifest;
+use crate::manifest::superblock::Superblock;
+use crate::{Durability, Options, Store};
+
+/// Reads `bytes` as a record; what was read is written again and must be the same bytes.
+pub fn read_record(bytes: &[u8]) {
+    let Ok((record, len)) = Record::parse(bytes) else { return };
+    let mut again = vec![0; record.bytes() as usize];
+    record.encode(&mut again, Seed::new(1, 2));
+    // Padding may be anything as long as nobody has looked at the checksum.
+    let unpadded = record.key_offset() as usize + record.key.len() + record.value.len();
+    assert_eq!(again.len() as u64, len);
+    assert_eq!(again[4..unpadded], bytes[4..unpadded], "one record, one encoding");
+    assert!(Record::verify(&again, Seed::new(1, 2)).is_ok());
+}
+
+/// Reads `bytes` as a log segment: its extent is a prefix, and does not change when what follows it is cut off.
+pub fn read_log(bytes: &[u8], salt: u64) {
+    let extent = replay::extent(bytes, salt);
+    assert!(extent.commits == 0 || extent.end <= bytes.len() as u64);
+    if extent.commits > 0 {
+        let cut = replay::extent(&bytes[..extent.end as usize], salt);
+        assert_eq!((cut.end, cut.commits), (extent.end, extent.commits));
+    }
+    replay::witness_behind(bytes, salt, extent.end, 0);
+}
+
+/// A segment's bytes with checksums made right: `plan` is cut into commits. What a fuzzer cannot guess.
+pub fn valid_log(plan: &[u8], salt: u64) -> Vec<u8> {
+    let mut bytes = vec![0; crate::segment::HEADER_BYTES as usize];
+    for (i, value) in plan.chunks(7).enumerate() {
+        let at = bytes.len() as u64;
+        let mark = value.first().is_some_and(|b| b % 3 == 0).then_some(at);
+        let record = Record { mark, ..Record::set(i as u64 % 3, &value[..value.len() / 2], value) };
+        bytes.resize((at + record.bytes()) as usize, 0);
+        record.encode(&mut bytes[at as usize..], Seed::new(salt, at));
+    }
+    bytes
+}
+
+/// Reads `superblock` and `manifest` as the files of a store.
+pub fn read_manifest(superblock: &[u8], manifest: &[u8]) {
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
+    let put = |name: &str, bytes: &[u8]| {
+        let file = disk.create(name)?;
+        io::write_full(&*file, 0, bytes)
+    };
+    let known = Superblock { compat: 0, ro_compat: 0, incompat: 0, store: 1, hash_seed: 2, generation: 1, manifest: 1 };
+    if put(crate::manifest::superblock::FILE, superblock).is_ok() {
+        let _ = Superblock::read(&*disk);
+    }
+    if put("MANIFEST-0000000000000001", manifest).is_ok() {
+        let _ = Manifest::read(disk.clone(), known);
+    }
+}
+
+/// A store in memory whose log is read again from the start must say the same as the store itself.
+pub fn operations(bytes: &[u8]) -> crate::Result<()> {
+    let store = Store::in_memory(Options::new().durability(Durability::Ephemeral).segment_bytes_max(64 << 10))?;
+    let bucket = store.bucket("b")?;
+    let mut model = std::collections::BTreeMap::new();
+    for op in bytes.chunks_exact(4) {
+        let key = vec![op[1] % 16; usize::from(op[1] % 5)];
+        match op[0] % 5 {
+            0 | 1 => {
+                let value = vec![op[2]; usize::from(op[3]) * usize::from(op[2] % 64)];
+                bucket.set(&key, &value)?;
+                model.insert(key, value);
+            }
+            2 => assert_eq!(bucket.delete(&key)?, model.remove(&key).is_some()),
+            3 => {
+                let pairs = [(key.clone(), vec![op[2]]), (vec![op[3] % 16], vec![op[3]])];
+                bucket.set_many(&pairs)?;
+                model.extend(pairs);
+            }
+            _ => assert_eq!(bucket.get(&key)?.as_deref(), model.get(&key).map(|v| &v[..])),
+        }
+    }
+    let mut said = std::collections::BTreeMap::new();
+    let guard = &epoch::pin();
+    for segment in store.0.commits.log.segments(guard) {
+        let bytes = segment.region.slice(0..segment.region.published()).unwrap_or_default();
+        assert_eq!(replay::extent(bytes, segment.header.salt).end, bytes.len() as u64);
+        replay::records(bytes, crate::segment::HEADER_BYTES, |_, record, _| {
+            match record.kind {
+                _ if record.bucket == 0 => {}
+                crate::log::record::Kind::Set => drop(said.insert(record.key.to_vec(), record.value.to_vec())),
+                _ => drop(said.remove(record.key)),
+            }
+            Ok(())
+        })?;
+    }
+    assert_eq!(said, model);
+    Ok(())
+}

@@ -1,0 +1,173 @@
+//! Where the keys live: what a back end must do, whatever it is.
+//!
+//! Flow: `store`, `batch`, `atomics` (limits and rights already checked) -> [`LocalBucket`] -> the back end. One back end,
+//! one file. A local one answers in the calling thread; remote ones, which make the caller wait, get a trait of their own
+//! beside this one, and [`Capabilities`] says for both what their guests may rely on.
+//! Invariants: 1. A call that returns an error changed nothing, or says [`Code::Indeterminate`](crate::Code::Indeterminate).
+//! 2. Keys and values are kept byte for byte. 3. Every write of a key changes its [`Guard`], also one that restores old bytes.
+
+mod engine;
+mod memory;
+
+pub use memory::Memory;
+
+use crate::{Error, Utf8Bytes};
+use bytes::Bytes;
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// What a back end does beyond storing and finding: what the documentation and the conformance suite hold it to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// `set-many` and `delete-many` are all or nothing, to readers and across a crash.
+    pub atomic_batches: bool,
+    /// `get-many` reads all keys at one instant.
+    pub snapshot_reads: bool,
+    /// `list-keys` yields byte order.
+    pub ordered: bool,
+    /// Committed changes can be followed, for `watch-service`.
+    pub watchable: bool,
+    /// Data is still there when the process has ended.
+    pub durable: bool,
+}
+
+impl Capabilities {
+    /// What the kvasi engine does on files.
+    pub const ENGINE: Capabilities =
+        Capabilities { atomic_batches: true, snapshot_reads: true, ordered: true, watchable: false, durable: true };
+}
+
+/// A set of buckets: a store, a server, a service.
+pub trait Backend: Send + Sync + 'static {
+    /// What guests of this back end may rely on.
+    fn capabilities(&self) -> Capabilities;
+
+    /// The bucket of that name, made if the back end needs it made. Called when a context is built, never by a guest;
+    /// may wait.
+    ///
+    /// # Errors
+    /// Whatever the back end meets; the detail is for the operator.
+    fn bucket(&self, name: &str) -> Result<Arc<dyn LocalBucket>, Error>;
+}
+
+/// A key as a guest gave it: in the guest's own memory wherever its encoding is UTF-8.
+#[derive(Clone, Debug)]
+pub struct Key<'a>(pub(crate) Cow<'a, str>);
+
+impl AsRef<str> for Key<'_> {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AsRef<[u8]> for Key<'_> {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl<'a> From<&'a str> for Key<'a> {
+    fn from(key: &'a str) -> Self {
+        Key(Cow::Borrowed(key))
+    }
+}
+
+/// Which write of a key a compare-and-swap stands on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Guard {
+    /// The key was absent.
+    Absent,
+    /// A version of the kvasi engine.
+    Version(kvasi::Version),
+    /// Whatever identifies a write elsewhere: a revision, an etag, a unique number.
+    Token(Bytes),
+}
+
+/// A key's state at one instant: its value, `None` if absent, and the guard that stands on it.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// The value, sharing the back end's memory where it can.
+    pub value: Option<Bytes>,
+    /// Identifies the write that left it so.
+    pub guard: Guard,
+}
+
+/// What became of a swap.
+#[derive(Clone, Debug)]
+pub enum Swap {
+    /// The value is written.
+    Done,
+    /// Somebody else wrote: what stands there now. Nothing was changed.
+    Conflict(Observed),
+}
+
+/// Bounds of one page of keys.
+#[derive(Clone, Copy, Debug)]
+pub struct PageBounds {
+    /// Most keys.
+    pub keys_max: usize,
+    /// Most bytes of keys; one key is given even if it is longer.
+    pub bytes_max: usize,
+    /// Most entries looked at, the deleted ones included.
+    pub entries_max: usize,
+}
+
+/// One page of keys.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// The keys, each once, sharing the back end's buffer.
+    pub keys: Vec<Utf8Bytes>,
+    /// Where the next page begins; `None` if and only if no key is left.
+    pub next: Option<Bytes>,
+}
+
+/// A present key and its value, as `get-many` answers them.
+pub type Pair = (Utf8Bytes, Bytes);
+
+/// A bucket whose calls return in the calling thread: in memory, or on local files.
+///
+/// To implementers: any thread calls any method at any time; take `&self` and share. `key` and `value` may lie in guest
+/// memory, so take no lock before the copy that other guests would wait for. Limits and rights are checked before.
+///
+/// # Errors
+/// Every method fails with the back end's [`Error`]; absence is never one.
+pub trait LocalBucket: Send + Sync + 'static {
+    /// Names the bucket within its back end, the same after a restart: cursors are bound to it.
+    fn identity(&self) -> &str;
+
+    /// The value of `key`, without a copy where the back end can.
+    fn get(&self, key: &str) -> Result<Option<Bytes>, Error>;
+
+    /// Whether `get` would find a value.
+    fn exists(&self, key: &str) -> Result<bool, Error>;
+
+    /// Makes `value` the value of `key`.
+    fn set(&self, key: &str, value: &[u8]) -> Result<(), Error>;
+
+    /// Removes `key`; an absent one is fine.
+    fn delete(&self, key: &str) -> Result<(), Error>;
+
+    /// One page of keys greater than `after` in the back end's order, the first page for `None`. A key that is not UTF-8
+    /// (no guest can name it) is left out.
+    fn list(&self, after: Option<&[u8]>, bounds: PageBounds) -> Result<Page, Error>;
+
+    /// Adds `delta` to the ASCII decimal number at `key`, an absent one counting as 0, and gives the sum.
+    fn increment(&self, key: &str, delta: i64) -> Result<i64, Error>;
+
+    /// The present state of `key`, for a later [`swap`](LocalBucket::swap).
+    fn observe(&self, key: &str) -> Result<Observed, Error>;
+
+    /// Writes `value` if no write of `key` came after `guard`.
+    fn swap(&self, key: &str, guard: &Guard, value: &[u8]) -> Result<Swap, Error>;
+
+    /// One entry per key, in request order, `None` if absent.
+    fn get_many(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Pair>>, Error>;
+
+    /// Sets all pairs; of equal keys the last wins.
+    fn set_many(&self, pairs: &[(Key<'_>, &[u8])]) -> Result<(), Error>;
+
+    /// Deletes all keys, skipping absent ones.
+    fn delete_many(&self, keys: &[Key<'_>]) -> Result<(), Error>;
+}

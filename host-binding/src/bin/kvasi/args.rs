@@ -1,0 +1,147 @@
+//! The command line: what it says, in types. Nothing is opened here.
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use kvasi_wasmtime::config::{DurabilityName, STORE_DEFAULT};
+use std::path::PathBuf;
+
+/// Runs WebAssembly components over a key-value store, and looks into that store.
+#[derive(Debug, Parser)]
+#[command(name = "kvasi", version, max_term_width = 100)]
+#[command(after_help = "KVASI_LOG=error|warn|info|debug|trace says what is logged to standard error [default: warn]")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a command component (wasi:cli) with wasi:keyvalue.
+    Run(RunArgs),
+    /// Write the value of a key to standard output, as it is; exit 1 if there is none.
+    Get {
+        #[command(flatten)]
+        at: At,
+        key: String,
+    },
+    /// Set a key.
+    Set {
+        #[command(flatten)]
+        at: At,
+        key: String,
+        /// The value; `-` reads it from standard input.
+        #[arg(allow_hyphen_values = true)]
+        value: String,
+    },
+    /// Delete a key; fine if there is none.
+    Delete {
+        #[command(flatten)]
+        at: At,
+        key: String,
+    },
+    /// Exit 0 if the key is there, 1 if not.
+    Exists {
+        #[command(flatten)]
+        at: At,
+        key: String,
+    },
+    /// Write the keys of a bucket, in byte order, a line each.
+    List {
+        #[command(flatten)]
+        at: At,
+        /// Only keys that begin so.
+        #[arg(long, default_value = "")]
+        prefix: String,
+        /// End keys with a NUL instead of a line feed, for keys that contain one.
+        #[arg(short = '0', long)]
+        null: bool,
+    },
+    /// Add to the decimal number at a key and write the sum; an absent key counts as 0.
+    Incr {
+        #[command(flatten)]
+        at: At,
+        key: String,
+        /// What to add; may be negative.
+        #[arg(default_value_t = 1, allow_negative_numbers = true)]
+        delta: i64,
+    },
+    /// Write the names of the buckets, a line each.
+    Buckets {
+        /// The directory of the store.
+        #[arg(long, default_value = STORE_DEFAULT)]
+        store: PathBuf,
+    },
+}
+
+/// Which bucket of which store.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct At {
+    /// The directory of the store.
+    #[arg(long, default_value = STORE_DEFAULT)]
+    pub(crate) store: PathBuf,
+    /// The bucket, by its name in the store.
+    #[arg(long, default_value = "")]
+    pub(crate) bucket: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RunArgs {
+    /// The component, a .wasm file.
+    pub(crate) component: PathBuf,
+    /// The directory of the store; made if it is not there. [default: kvasi-data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) store: Option<PathBuf>,
+    /// A bucket: the name that the component opens, and its name in the store. May be given several times. The bucket ""
+    /// is there in any case.
+    #[arg(long = "bucket", value_name = "NAME=TARGET", value_parser = bucket)]
+    pub(crate) buckets: Vec<(String, String)>,
+    /// What an acknowledged write survives. [default: sync]
+    #[arg(long, value_enum)]
+    pub(crate) durability: Option<DurabilityArg>,
+    /// A configuration file: buckets, grants, limits. Flags go over it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// An environment variable for the component. May be given several times.
+    #[arg(long = "env", value_name = "K=V", value_parser = variable)]
+    pub(crate) env: Vec<(String, String)>,
+    /// Arguments for the component.
+    #[arg(last = true)]
+    pub(crate) args: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum DurabilityArg {
+    /// A power cut: every write waits for the disk.
+    Sync,
+    /// The death of the process; a power cut may take the last 10 ms.
+    Interval,
+    /// The death of the process.
+    Os,
+    /// Nothing: the store is in memory, no file is made.
+    Ephemeral,
+}
+
+impl From<DurabilityArg> for DurabilityName {
+    fn from(arg: DurabilityArg) -> Self {
+        match arg {
+            DurabilityArg::Sync => DurabilityName::Sync,
+            DurabilityArg::Interval => DurabilityName::Interval,
+            DurabilityArg::Os => DurabilityName::Os,
+            DurabilityArg::Ephemeral => DurabilityName::Ephemeral,
+        }
+    }
+}
+
+fn bucket(text: &str) -> Result<(String, String), String> {
+    let (name, target) = text.split_once('=').ok_or_else(|| {
+        format!("write NAME=TARGET: `{text}={text}` for the bucket {text:?} of the store under its own name")
+    })?;
+    if target.contains("://") {
+        return Err(format!("no back end for {target:?}: this build keeps buckets in a store directory only"));
+    }
+    Ok((name.to_owned(), target.to_owned()))
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}

@@ -1,0 +1,91 @@
+//! A component file: read, recognized, compiled, and held against what `kvasi run` serves.
+//!
+//! Flow: path -> bytes -> [`load`] -> [`check_imports`] -> `run`. What is wrong is said in terms of the file, before
+//! anything of it runs.
+
+use crate::failure::Failure;
+use std::path::Path;
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+/// What `wasi:keyvalue` is served as.
+const KEYVALUE: &str = "0.2.0-draft2";
+const KEYVALUE_INTERFACES: [&str; 3] = ["store", "atomics", "batch"];
+/// The packages of WASI 0.2 that a command may import, by wasmtime-wasi.
+const WASI: [&str; 6] = ["cli", "clocks", "filesystem", "io", "random", "sockets"];
+
+/// Reads and compiles a component.
+pub(crate) fn load(engine: &Engine, path: &Path) -> Result<Component, Failure> {
+    let shown = path.display();
+    let bytes = std::fs::read(path).map_err(|error| Failure::new(format!("cannot read {shown}: {error}")))?;
+    // Bytes 4..8 are version and layer: 1, 0 for a core module, 13, 1 for a component.
+    match bytes.first_chunk::<8>() {
+        Some([0, b'a', b's', b'm', _, _, 0, 0]) => {
+            return Err(Failure::new(format!(
+                "{shown} is a core WebAssembly module; kvasi runs components.\n  Make one of it: \
+                 `wasm-tools component new MODULE.wasm --adapt wasi_snapshot_preview1.command.wasm -o COMPONENT.wasm`, \
+                 or build for the target wasm32-wasip2"
+            )));
+        }
+        Some([0, b'a', b's', b'm', _, _, 1, 0]) => {}
+        _ => {
+            return Err(Failure::new(format!(
+                "{shown} is not WebAssembly: it does not begin with the bytes \"\\0asm\" of a component"
+            )));
+        }
+    }
+    Component::new(engine, &bytes)
+        .map_err(|error| Failure::new(format!("{shown} is not a component that wasmtime accepts: {error:#}")))
+}
+
+/// Refuses a component that imports what is not served here, naming it and what is.
+pub(crate) fn check_imports(engine: &Engine, path: &Path, component: &Component) -> Result<(), Failure> {
+    let ty = component.component_type();
+    let unserved: Vec<String> = ty.imports(engine).filter_map(|(name, _)| unserved(name)).collect();
+    if unserved.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "{} imports what kvasi does not serve:\n  {}\n  Served: wasi:keyvalue/{{{}}}@{KEYVALUE}; wasi:{{{}}} of WASI 0.2",
+        path.display(),
+        unserved.join("\n  "),
+        KEYVALUE_INTERFACES.join(","),
+        WASI.join(","),
+    )))
+}
+
+/// What is wrong with one import; `None` if it is served.
+fn unserved(import: &str) -> Option<String> {
+    let (path, version) = import.split_once('@').unwrap_or((import, ""));
+    let (package, interface) = path.split_once('/').unwrap_or((path, ""));
+    match package.strip_prefix("wasi:") {
+        Some("keyvalue") if !KEYVALUE_INTERFACES.contains(&interface) => {
+            Some(format!("{import}: of wasi:keyvalue a command may import store, atomics and batch"))
+        }
+        Some("keyvalue") if version != KEYVALUE => {
+            let found = if version.is_empty() { "no version" } else { version };
+            Some(format!("{import}: expected version {KEYVALUE}, found {found}"))
+        }
+        Some("keyvalue") => None,
+        Some(name) if WASI.contains(&name) && version.starts_with("0.2.") => None,
+        Some(name) if WASI.contains(&name) => Some(format!("{import}: expected a version 0.2.x")),
+        _ => Some(import.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn imports_are_told_apart() {
+        for served in ["wasi:keyvalue/store@0.2.0-draft2", "wasi:cli/environment@0.2.3", "wasi:io/streams@0.2.0"] {
+            assert_eq!(unserved(served), None);
+        }
+        assert!(unserved("wasi:keyvalue/store@0.2.0-draft").unwrap().contains("expected version 0.2.0-draft2"));
+        assert!(unserved("wasi:keyvalue/watcher@0.2.0-draft2").is_some());
+        assert!(unserved("wasi:cli/run@0.3.0").is_some());
+        assert!(unserved("wasi:http/types@0.2.0").is_some());
+        assert!(unserved("plain").is_some());
+    }
+}

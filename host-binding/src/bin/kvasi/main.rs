@@ -1,0 +1,40 @@
+//! The command `kvasi`: runs components over a store, and looks into a store from a shell.
+//!
+//! Flow: arguments (`args`) -> one function per subcommand (`run`, `keys`) -> exit code. What goes wrong is a [`failure::Failure`]:
+//! a text for people on standard error and exit code 2.
+//! Exit codes: 0 done; 1 the key is not there, or the component says so; 2 it could not be done; 134 the component
+//! trapped; any other is the component's own.
+
+mod args;
+mod component;
+mod failure;
+mod keys;
+mod run;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args = args::Args::parse();
+    start_log();
+    let outcome = match args.command {
+        args::Command::Run(args) => run::run(args),
+        args::Command::Get { at, key } => keys::get(&at, &key),
+        args::Command::Set { at, key, value } => keys::set(&at, &key, &value),
+        args::Command::Delete { at, key } => keys::delete(&at, &key),
+        args::Command::Exists { at, key } => keys::exists(&at, &key),
+        args::Command::List { at, prefix, null } => keys::list(&at, &prefix, null),
+        args::Command::Incr { at, key, delta } => keys::increment(&at, &key, delta),
+        args::Command::Buckets { store } => keys::buckets(&store),
+    };
+    outcome.unwrap_or_else(|failure| {
+        eprintln!("kvasi: {failure}");
+        ExitCode::from(2)
+    })
+}
+
+/// What the library reports goes to standard error; standard output is the component's or the value's.
+fn start_log() {
+    let level = std::env::var("KVASI_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(tracing::Level::WARN);
+    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false).init();
+}

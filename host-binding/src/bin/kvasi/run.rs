@@ -1,0 +1,125 @@
+//! `kvasi run`: a command component, with WASI and wasi:keyvalue, until it ends.
+//!
+//! Flow: flags over the configuration -> stores opened -> component compiled and checked -> `wasi:cli/run` -> exit code.
+//! The component is looked at before the store is: a file that cannot run makes no store.
+
+use crate::args::RunArgs;
+use crate::component;
+use crate::failure::Failure;
+use kvasi_wasmtime::config::{BucketConfig, Config};
+use kvasi_wasmtime::{WasiKeyValueCtx, WasiKeyValueCtxView, WasiKeyValueView};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use wasmtime::component::{Linker, ResourceTable};
+use wasmtime::{Engine, Store};
+use wasmtime_wasi::p2::bindings::sync::CommandPre;
+use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
+
+/// As a shell reports a process that died of SIGABRT: what a trap amounts to.
+const TRAPPED: u8 = 134;
+
+struct Host {
+    wasi: WasiCtx,
+    keyvalue: WasiKeyValueCtx,
+    table: ResourceTable,
+}
+
+impl WasiView for Host {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiKeyValueView for Host {
+    fn keyvalue(&mut self) -> WasiKeyValueCtxView<'_> {
+        WasiKeyValueCtxView { ctx: &mut self.keyvalue, table: &mut self.table }
+    }
+}
+
+pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Failure> {
+    let engine = engine()?;
+    let command = command(&engine, &args.component)?;
+    let name = args.component.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let opened = config(&args)?.open()?;
+    let host = Host { wasi: wasi(&args), keyvalue: opened.context(&name), table: ResourceTable::new() };
+    let code = call(&engine, &command, host)?;
+    opened.sync().map_err(|error| Failure::new(format!("the store did not sync at the end: {error}")))?;
+    Ok(code)
+}
+
+fn engine() -> Result<Engine, Failure> {
+    let mut config = wasmtime::Config::new();
+    // No guest of a synchronous world can use it, and it costs each host call about a third of its time.
+    config.concurrency_support(false);
+    Engine::new(&config).map_err(|error| Failure::new(format!("wasmtime does not start: {error:#}")))
+}
+
+fn command(engine: &Engine, path: &Path) -> Result<CommandPre<Host>, Failure> {
+    let component = component::load(engine, path)?;
+    component::check_imports(engine, path, &component)?;
+    let mut linker = Linker::new(engine);
+    let fail = |error: wasmtime::Error| Failure::new(format!("{} does not link: {error:#}", path.display()));
+    wasmtime_wasi::p2::add_to_linker_sync(&mut linker).map_err(fail)?;
+    kvasi_wasmtime::add_to_linker_sync(&mut linker).map_err(fail)?;
+    let linked = linker.instantiate_pre(&component).map_err(fail)?;
+    CommandPre::new(linked).map_err(|error| {
+        Failure::new(format!("{} is not a command: it does not export wasi:cli/run@0.2.x ({error})", path.display()))
+    })
+}
+
+/// The file, then the flags over it; the default bucket where no file says which buckets there are.
+fn config(args: &RunArgs) -> Result<Config, Failure> {
+    let mut config = match &args.config {
+        Some(path) => Config::read(path)?,
+        None => Config::default(),
+    };
+    if args.config.is_none() {
+        config.buckets.entry(String::new()).or_default();
+    }
+    if let Some(dir) = &args.store {
+        config.store = Some(from_here(dir)?);
+    }
+    if let Some(durability) = args.durability {
+        config.durability = durability.into();
+    }
+    for (name, target) in &args.buckets {
+        let bucket = BucketConfig { bucket: Some(target.clone()), ..BucketConfig::default() };
+        config.buckets.insert(name.clone(), bucket);
+    }
+    Ok(config)
+}
+
+/// Flags are relative to where the command runs, unlike the directories in a configuration file.
+fn from_here(dir: &Path) -> Result<PathBuf, Failure> {
+    if dir.to_string_lossy().contains("://") {
+        // An address, not a path: the configuration says what becomes of it.
+        return Ok(dir.to_owned());
+    }
+    std::path::absolute(dir).map_err(|error| Failure::new(format!("cannot use the store {}: {error}", dir.display())))
+}
+
+/// Standard streams are passed on; arguments and environment are those given, with the file's name in front; no
+/// directory and no network is.
+fn wasi(args: &RunArgs) -> WasiCtx {
+    let mut wasi = WasiCtx::builder();
+    wasi.inherit_stdio().allow_blocking_current_thread(true).envs(&args.env);
+    wasi.arg(args.component.file_name().unwrap_or_default().to_string_lossy()).args(&args.args);
+    wasi.build()
+}
+
+fn call(engine: &Engine, command: &CommandPre<Host>, host: Host) -> Result<ExitCode, Failure> {
+    let mut store = Store::new(engine, host);
+    let ended = command.instantiate(&mut store).and_then(|command| command.wasi_cli_run().call_run(&mut store));
+    match ended {
+        Ok(Ok(())) => Ok(ExitCode::SUCCESS),
+        Ok(Err(())) => Ok(ExitCode::FAILURE),
+        Err(error) => match error.downcast_ref::<I32Exit>() {
+            // The parent sees eight bits of it, as of any process.
+            Some(I32Exit(code)) => Ok(ExitCode::from(u8::try_from(*code).unwrap_or(u8::MAX))),
+            None => {
+                eprintln!("kvasi: the component trapped: {error:?}");
+                Ok(ExitCode::from(TRAPPED))
+            }
+        },
+    }
+}

@@ -1,0 +1,344 @@
+//! What one component may reach: [`WasiKeyValueCtx`], its builder, and how an embedder's state hands it to the calls.
+//!
+//! Flow: configuration or embedder -> builder -> context (shared by all instances of a component) -> `link`, through the
+//! view -> handles in the embedder's `ResourceTable`.
+//! Invariants: 1. A guest names buckets by the names given here; a name is never joined to a path. 2. What a context
+//! grants never changes while it lives. 3. Opening a bucket is a look-up and a count, no I/O. 4. Each store's handles
+//! are counted apart: a clone of a context begins with none.
+
+use crate::backend::{Guard, LocalBucket, PageBounds};
+use crate::{Code, Error};
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::BitOr;
+use std::sync::Arc;
+use wasmtime::component::{HasData, Resource, ResourceTable};
+
+/// What a component may do with a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rights(u8);
+
+impl Rights {
+    /// Nothing at all, not even to open it.
+    pub const NONE: Rights = Rights(0);
+    /// `get`, `exists`, `get-many`.
+    pub const READ: Rights = Rights(1);
+    /// `set`, `delete`, `set-many`, `delete-many`.
+    pub const WRITE: Rights = Rights(2);
+    /// `list-keys`.
+    pub const LIST: Rights = Rights(4);
+    /// `increment` and compare-and-swap, which read and write one key.
+    pub const ATOMICS: Rights = Rights(8);
+    /// Everything.
+    pub const ALL: Rights = Rights(15);
+
+    /// Whether all of `other` is in here.
+    pub const fn contains(self, other: Rights) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl BitOr for Rights {
+    type Output = Rights;
+    fn bitor(self, other: Rights) -> Rights {
+        Rights(self.0 | other.0)
+    }
+}
+
+/// Bounds on what one call, or one instance, may ask. Exceeding one is an error to the guest and changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest key, in bytes. Default: 4 KiB.
+    pub key_bytes_max: usize,
+    /// Longest name given to `open`, in bytes; longer ones are unknown. Default: 256.
+    pub name_bytes_max: usize,
+    /// Longest value, in bytes. Default: 8 MiB.
+    pub value_bytes_max: usize,
+    /// Most keys in one batch call. Default: 10,000.
+    pub batch_keys_max: usize,
+    /// Most bytes of keys and values in one batch call. Default: 16 MiB.
+    pub batch_bytes_max: usize,
+    /// Most bytes of keys and values in one answer: guests can make the host copy one value into the same place many
+    /// times over. Default: 16 MiB.
+    pub reply_bytes_max: usize,
+    /// Most keys in one page of `list-keys`. Default: 1,000.
+    pub page_keys_max: usize,
+    /// Most bytes of keys in one page. Default: 256 KiB.
+    pub page_bytes_max: usize,
+    /// Most entries looked at for one page, so that a sea of deleted keys does not hold the host. Default: 50,000.
+    pub page_entries_max: usize,
+    /// Most buckets open at once in one instance. Default: 1,024.
+    pub open_buckets_max: usize,
+    /// Most compare-and-swap handles at once in one instance; each keeps a value alive. Default: 256.
+    pub cas_handles_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            key_bytes_max: 4 << 10,
+            name_bytes_max: 256,
+            value_bytes_max: 8 << 20,
+            batch_keys_max: 10_000,
+            batch_bytes_max: 16 << 20,
+            reply_bytes_max: 16 << 20,
+            page_keys_max: 1_000,
+            page_bytes_max: 256 << 10,
+            page_entries_max: 50_000,
+            open_buckets_max: 1_024,
+            cas_handles_max: 256,
+        }
+    }
+}
+
+impl Limits {
+    pub(crate) fn page(&self) -> PageBounds {
+        PageBounds { keys_max: self.page_keys_max, bytes_max: self.page_bytes_max, entries_max: self.page_entries_max }
+    }
+}
+
+/// A bucket as one component has it: where it is, and what may be done with it.
+pub(crate) struct Grant {
+    /// The name the guest knows it by.
+    pub(crate) name: Box<str>,
+    pub(crate) bucket: Arc<dyn LocalBucket>,
+    pub(crate) rights: Rights,
+    pub(crate) limits: Limits,
+}
+
+/// What a configured name means to this component.
+enum Entry {
+    Granted(Arc<Grant>),
+    /// Somebody has it; this component has not.
+    Withheld,
+}
+
+/// Why a name did not open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Unknown,
+    Denied,
+}
+
+struct Shared {
+    names: HashMap<Box<str>, Entry>,
+    hide_withheld: bool,
+    limits: Limits,
+}
+
+/// What a component may reach of `wasi:keyvalue`: buckets by name, rights, limits.
+///
+/// Build it once for a component and clone it for each of its stores: a clone costs one counter.
+pub struct WasiKeyValueCtx {
+    shared: Arc<Shared>,
+    pub(crate) handles: Handles,
+}
+
+/// How many handles this store's instance holds now.
+#[derive(Default)]
+pub(crate) struct Handles {
+    pub(crate) buckets: usize,
+    pub(crate) cas: usize,
+}
+
+impl Clone for WasiKeyValueCtx {
+    /// The same buckets, rights and limits for another store, which holds no handle yet.
+    fn clone(&self) -> Self {
+        WasiKeyValueCtx { shared: self.shared.clone(), handles: Handles::default() }
+    }
+}
+
+impl fmt::Debug for WasiKeyValueCtx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut names: Vec<_> = self.shared.names.keys().collect();
+        names.sort_unstable();
+        f.debug_struct("WasiKeyValueCtx").field("names", &names).finish_non_exhaustive()
+    }
+}
+
+impl WasiKeyValueCtx {
+    /// A context that grants nothing yet.
+    pub fn builder() -> WasiKeyValueCtxBuilder {
+        WasiKeyValueCtxBuilder::default()
+    }
+
+    /// The limits that hold for this component.
+    pub fn limits(&self) -> &Limits {
+        &self.shared.limits
+    }
+
+    /// Decided from the configuration alone: the back end is not asked, so a refusal tells nothing about it.
+    pub(crate) fn look_up(&self, name: &str) -> Result<Arc<Grant>, Refusal> {
+        let shared = &*self.shared;
+        let entry = if name.len() <= shared.limits.name_bytes_max { shared.names.get(name) } else { None };
+        match entry {
+            Some(Entry::Granted(grant)) => Ok(grant.clone()),
+            Some(Entry::Withheld) => Err(Refusal::Denied),
+            None if shared.hide_withheld => Err(Refusal::Denied),
+            None => Err(Refusal::Unknown),
+        }
+    }
+}
+
+/// Builds a [`WasiKeyValueCtx`]. Of two settings for one name the last holds.
+#[derive(Default)]
+pub struct WasiKeyValueCtxBuilder {
+    granted: HashMap<Box<str>, (Arc<dyn LocalBucket>, Rights)>,
+    withheld: Vec<Box<str>>,
+    hide_withheld: bool,
+    limits: Limits,
+}
+
+impl fmt::Debug for WasiKeyValueCtxBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WasiKeyValueCtxBuilder").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl WasiKeyValueCtxBuilder {
+    /// As [`WasiKeyValueCtx::builder`].
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Grants `bucket` with all rights under the name that guests give to `open`. The name `""` is no exception.
+    #[must_use]
+    pub fn bucket(self, name: impl Into<String>, bucket: impl LocalBucket) -> Self {
+        self.grant(name, Arc::new(bucket), Rights::ALL)
+    }
+
+    /// Grants `bucket` with some rights; with [`Rights::NONE`] the name is known but withheld.
+    #[must_use]
+    pub fn grant(mut self, name: impl Into<String>, bucket: Arc<dyn LocalBucket>, rights: Rights) -> Self {
+        let name = name.into();
+        if rights == Rights::NONE {
+            return self.withhold(name);
+        }
+        self.granted.insert(name.into(), (bucket, rights));
+        self
+    }
+
+    /// Makes a name known that this component may not open: `open` answers `access-denied` instead of `no-such-store`.
+    #[must_use]
+    pub fn withhold(mut self, name: impl Into<String>) -> Self {
+        let name = name.into().into_boxed_str();
+        self.granted.remove(&name);
+        self.withheld.push(name);
+        self
+    }
+
+    /// Whether unknown names answer `access-denied` too, so that a component cannot learn which buckets exist.
+    /// Default: no.
+    #[must_use]
+    pub fn hide_withheld(mut self, hide: bool) -> Self {
+        self.hide_withheld = hide;
+        self
+    }
+
+    /// Bounds on calls and handles. Default: [`Limits::default`].
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// The context, fixed from here on.
+    pub fn build(self) -> WasiKeyValueCtx {
+        let limits = self.limits;
+        let withheld = self.withheld.into_iter().map(|name| (name, Entry::Withheld));
+        let granted = self.granted.into_iter().map(|(name, (bucket, rights))| {
+            let grant = Grant { name: name.clone(), bucket, rights, limits };
+            (name, Entry::Granted(Arc::new(grant)))
+        });
+        // Granted names come last: a name withheld first and granted later is granted.
+        let names = withheld.chain(granted).collect();
+        WasiKeyValueCtx {
+            shared: Arc::new(Shared { names, hide_withheld: self.hide_withheld, limits }),
+            handles: Handles::default(),
+        }
+    }
+}
+
+/// The WIT resource `bucket`: an open bucket in a store's resource table.
+#[derive(Clone)]
+pub struct Bucket {
+    pub(crate) grant: Arc<Grant>,
+}
+
+impl fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Bucket").field(&self.grant.name).finish()
+    }
+}
+
+/// The WIT resource `cas`: one attempt at a compare-and-swap. Keeps its bucket and the value it guards alive.
+pub struct Cas {
+    pub(crate) grant: Arc<Grant>,
+    pub(crate) key: Box<str>,
+    pub(crate) guard: Guard,
+    pub(crate) value: Option<Bytes>,
+}
+
+impl fmt::Debug for Cas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // No key and no value: this may end in a log.
+        f.debug_struct("Cas").field("bucket", &self.grant.name).finish_non_exhaustive()
+    }
+}
+
+/// What the calls need of an embedder's state for the length of one step.
+#[derive(Debug)]
+pub struct WasiKeyValueCtxView<'a> {
+    /// What the component may reach.
+    pub ctx: &'a mut WasiKeyValueCtx,
+    /// Where its handles are.
+    pub table: &'a mut ResourceTable,
+}
+
+/// Handles in and out of the table, counted on the way: the only code that touches either.
+impl WasiKeyValueCtxView<'_> {
+    /// The open bucket behind a handle: one count, so that guest memory can be looked at while it is used.
+    pub(crate) fn bucket(&self, handle: &Resource<Bucket>) -> wasmtime::Result<Bucket> {
+        Ok(self.table.get(handle)?.clone())
+    }
+
+    pub(crate) fn push_bucket(&mut self, bucket: Bucket) -> Result<Resource<Bucket>, Error> {
+        let handle = self.table.push(bucket).map_err(|_full| Error::new(Code::TooManyHandles))?;
+        self.ctx.handles.buckets += 1;
+        Ok(handle)
+    }
+
+    pub(crate) fn drop_bucket(&mut self, handle: Resource<Bucket>) -> wasmtime::Result<()> {
+        self.table.delete(handle)?;
+        self.ctx.handles.buckets = self.ctx.handles.buckets.saturating_sub(1);
+        Ok(())
+    }
+
+    pub(crate) fn push_cas(&mut self, cas: Cas) -> Result<Resource<Cas>, Error> {
+        let handle = self.table.push(cas).map_err(|_full| Error::new(Code::TooManyHandles))?;
+        self.ctx.handles.cas += 1;
+        Ok(handle)
+    }
+
+    /// Takes a handle out of the table for good.
+    pub(crate) fn take_cas(&mut self, handle: Resource<Cas>) -> wasmtime::Result<Cas> {
+        let cas = self.table.delete(handle)?;
+        self.ctx.handles.cas = self.ctx.handles.cas.saturating_sub(1);
+        Ok(cas)
+    }
+}
+
+/// An embedder's state that has a [`WasiKeyValueCtx`].
+pub trait WasiKeyValueView: Send {
+    /// The context and the table, both at once.
+    fn keyvalue(&mut self) -> WasiKeyValueCtxView<'_>;
+}
+
+/// Names the view for generated bindings: the `D` of a `bindgen!` world's `add_to_linker::<_, D>`.
+#[derive(Debug)]
+pub struct WasiKeyValue;
+
+impl HasData for WasiKeyValue {
+    type Data<'a> = WasiKeyValueCtxView<'a>;
+}

@@ -1,0 +1,80 @@
+//! `wasi:keyvalue` for hosts built on wasmtime, over the kvasi engine: durable, shared, without a spare copy.
+//!
+//! An embedder builds a [`WasiKeyValueCtx`] (which buckets a component may open, with which rights and limits), keeps a
+//! clone of it beside a `ResourceTable` in the state of each store, and adds the interface to its linker. A key or value
+//! that a guest passes is read where it lies in guest memory; a value that a guest gets is copied once, from the engine's
+//! mapped file into guest memory.
+//!
+//! # A whole host
+//!
+//! ```
+//! use kvasi_wasmtime::{WasiKeyValueCtx, WasiKeyValueCtxView, WasiKeyValueView};
+//! use wasmtime::component::{Component, Linker, ResourceTable};
+//! use wasmtime::{Engine, Store};
+//!
+//! struct State {
+//!     keyvalue: WasiKeyValueCtx,
+//!     table: ResourceTable,
+//! }
+//!
+//! impl WasiKeyValueView for State {
+//!     fn keyvalue(&mut self) -> WasiKeyValueCtxView<'_> {
+//!         WasiKeyValueCtxView { ctx: &mut self.keyvalue, table: &mut self.table }
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! # let path = dir.path().join("data");
+//! // One store for the process, one context for the component.
+//! let data = kvasi::Store::open(&path, kvasi::Options::new())?;
+//! let ctx = WasiKeyValueCtx::builder().bucket("visits", data.bucket("visits")?).build();
+//!
+//! let mut config = wasmtime::Config::new();
+//! config.concurrency_support(false); // a third off each call, where no guest needs `async func`
+//! let engine = Engine::new(&config)?;
+//! let mut linker = Linker::new(&engine);
+//! kvasi_wasmtime::add_to_linker_sync(&mut linker)?;
+//!
+//! // One clone of the context for each store, that is, for each instance.
+//! # const COMPONENT: [u8; 8] = *b"\0asm\x0d\0\x01\0";
+//! let component = Component::new(&engine, COMPONENT)?;
+//! let mut store = Store::new(&engine, State { keyvalue: ctx.clone(), table: ResourceTable::new() });
+//! let instance = linker.instantiate(&mut store, &component)?;
+//! # let _ = instance;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What a guest is told
+//!
+//! The WIT type `error` has two cases for `open` and for rights that are missing (`no-such-store`, `access-denied`); all
+//! else is `other` with one text of a closed list, see [`Code`]. Limits are in [`Limits`]. A guest whose key is not UTF-8,
+//! or that uses a handle it does not have, traps, as the canonical ABI demands; nothing a guest does panics the host.
+//!
+//! # Parts
+//!
+//! [`backend`] is what another place for keys to live must implement; `config` (feature `config`, on by default) reads
+//! `kvasi.toml`; [`bindings`] are the generated types, for a `bindgen!` of your own. Without default features the crate is
+//! the binding alone: no command, no compiler; the embedder chooses wasmtime's features.
+
+mod atomics;
+pub mod backend;
+mod batch;
+pub mod bindings;
+#[cfg(feature = "config")]
+pub mod config;
+mod ctx;
+mod cursor;
+mod error;
+mod link;
+mod lower;
+mod store;
+
+pub use ctx::{
+    Bucket, Cas, Limits, Rights, WasiKeyValue, WasiKeyValueCtx, WasiKeyValueCtxBuilder, WasiKeyValueCtxView,
+    WasiKeyValueView,
+};
+pub use error::{Code, Error};
+pub use link::{add_to_linker, add_to_linker_async, add_to_linker_sync};
+pub use lower::Utf8Bytes;

@@ -1,0 +1,106 @@
+//! The generated traits, implemented for the view: for a world of an embedder's own that includes `wasi:keyvalue` and
+//! whose generated `add_to_linker` wants them (`with: { "wasi:keyvalue": kvasi_wasmtime::bindings }`, `D = WasiKeyValue`).
+//!
+//! Flow: `bindgen!` lifts owned parameters -> here -> `store`, `batch`, `atomics`. It behaves as `draft2` does and costs
+//! the copies that `draft2` spares: an embedder without such a world calls `add_to_linker_sync` or `_async` instead.
+
+use crate::backend::Key;
+use crate::bindings::atomics::CasError;
+use crate::bindings::store::{Error, KeyResponse};
+use crate::bindings::{atomics as wit_atomics, batch as wit_batch, store as wit_store};
+use crate::ctx::{Bucket, Cas, Rights, WasiKeyValueCtxView};
+use crate::{atomics, batch, store};
+use wasmtime::Result;
+use wasmtime::component::Resource;
+
+type Answer<R> = Result<std::result::Result<R, Error>>;
+
+fn keys(keys: &[String]) -> Vec<Key<'_>> {
+    keys.iter().map(|key| Key::from(key.as_str())).collect()
+}
+
+impl wit_store::Host for WasiKeyValueCtxView<'_> {
+    fn open(&mut self, identifier: String) -> Answer<Resource<Bucket>> {
+        let opened = store::open(self.ctx, self.ctx.handles.buckets, &identifier);
+        Ok(opened.and_then(|bucket| store::keep(self, bucket)))
+    }
+}
+
+impl wit_store::HostBucket for WasiKeyValueCtxView<'_> {
+    fn get(&mut self, this: Resource<Bucket>, key: String) -> Answer<Option<Vec<u8>>> {
+        Ok(store::get(&self.bucket(&this)?.grant, &key).map(|value| value.map(Vec::from)))
+    }
+
+    fn set(&mut self, this: Resource<Bucket>, key: String, value: Vec<u8>) -> Answer<()> {
+        Ok(store::set(&self.bucket(&this)?.grant, &key, &value))
+    }
+
+    fn delete(&mut self, this: Resource<Bucket>, key: String) -> Answer<()> {
+        Ok(store::delete(&self.bucket(&this)?.grant, &key))
+    }
+
+    fn exists(&mut self, this: Resource<Bucket>, key: String) -> Answer<bool> {
+        Ok(store::exists(&self.bucket(&this)?.grant, &key))
+    }
+
+    fn list_keys(&mut self, this: Resource<Bucket>, cursor: Option<String>) -> Answer<KeyResponse> {
+        let page = store::list_keys(&self.bucket(&this)?.grant, cursor.as_deref());
+        Ok(page.map(|store::KeyPage { keys, cursor }| KeyResponse {
+            keys: keys.iter().map(|key| String::from(&**key)).collect(),
+            cursor,
+        }))
+    }
+
+    fn drop(&mut self, this: Resource<Bucket>) -> Result<()> {
+        self.drop_bucket(this)
+    }
+}
+
+impl wit_atomics::Host for WasiKeyValueCtxView<'_> {
+    fn increment(&mut self, bucket: Resource<Bucket>, key: String, delta: i64) -> Answer<i64> {
+        Ok(atomics::increment(&self.bucket(&bucket)?.grant, &key, delta))
+    }
+
+    fn swap(&mut self, cas: Resource<Cas>, value: Vec<u8>) -> Result<std::result::Result<(), CasError>> {
+        let cas = self.take_cas(cas)?;
+        Ok(atomics::swap(cas, &value).map_err(|error| atomics::keep_lost(self, error)))
+    }
+}
+
+impl wit_atomics::HostCas for WasiKeyValueCtxView<'_> {
+    fn new(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<Resource<Cas>> {
+        let attempt = atomics::attempt(self.ctx.handles.cas, &self.bucket(&bucket)?.grant, &key);
+        Ok(attempt.and_then(|cas| atomics::keep(self, cas)))
+    }
+
+    fn current(&mut self, this: Resource<Cas>) -> Answer<Option<Vec<u8>>> {
+        Ok(Ok(self.table.get(&this)?.value.as_ref().map(|value| value.to_vec())))
+    }
+
+    fn drop(&mut self, this: Resource<Cas>) -> Result<()> {
+        self.take_cas(this).map(std::mem::drop)
+    }
+}
+
+impl wit_batch::Host for WasiKeyValueCtxView<'_> {
+    fn get_many(&mut self, bucket: Resource<Bucket>, many: Vec<String>) -> Answer<Vec<Option<(String, Vec<u8>)>>> {
+        let bucket = self.bucket(&bucket)?;
+        let pairs = batch::check_count(&bucket.grant, "get-many", Rights::READ, many.len())
+            .and_then(|()| batch::get_many(&bucket.grant, &keys(&many)));
+        let owned = |(key, value): crate::backend::Pair| (String::from(&*key), Vec::from(value));
+        Ok(pairs.map(|pairs| pairs.into_iter().map(|pair| pair.map(owned)).collect()))
+    }
+
+    fn set_many(&mut self, bucket: Resource<Bucket>, pairs: Vec<(String, Vec<u8>)>) -> Answer<()> {
+        let bucket = self.bucket(&bucket)?;
+        let views: Vec<_> = pairs.iter().map(|(key, value)| (Key::from(key.as_str()), value.as_slice())).collect();
+        Ok(batch::check_count(&bucket.grant, "set-many", Rights::WRITE, views.len())
+            .and_then(|()| batch::set_many(&bucket.grant, &views)))
+    }
+
+    fn delete_many(&mut self, bucket: Resource<Bucket>, many: Vec<String>) -> Answer<()> {
+        let bucket = self.bucket(&bucket)?;
+        Ok(batch::check_count(&bucket.grant, "delete-many", Rights::WRITE, many.len())
+            .and_then(|()| batch::delete_many(&bucket.grant, &keys(&many))))
+    }
+}

@@ -1,0 +1,317 @@
+//! The command `kvasi` as a shell sees it: exit codes, standard streams, and what it says when something is wrong.
+//!
+//! Every failure exits with 2, names the file or the store in question, and says what to do.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+struct Shell {
+    dir: TempDir,
+}
+
+impl Shell {
+    fn new() -> Shell {
+        Shell { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// Writes a component, given as text, and gives its path.
+    fn component(&self, name: &str, wat: &str) -> String {
+        self.file(name, &wat::parse_str(wat).unwrap())
+    }
+
+    fn file(&self, name: &str, bytes: &[u8]) -> String {
+        std::fs::write(self.dir.path().join(name), bytes).unwrap();
+        self.path(name)
+    }
+
+    fn run_with(&self, args: &[&str], input: &[u8]) -> Output {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_kvasi"))
+            .args(args)
+            .current_dir(self.dir.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A child that fails early reads nothing: that is its right.
+        let _ = child.stdin.take().unwrap().write_all(input);
+        child.wait_with_output().unwrap()
+    }
+
+    /// Runs a command and gives what it printed; asserts its exit code and that it did not complain.
+    #[track_caller]
+    fn ok(&self, args: &[&str], code: i32) -> String {
+        let output = self.run_with(args, b"");
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {}", text(&output.stderr));
+        assert_eq!(text(&output.stderr), "", "{args:?}");
+        text(&output.stdout)
+    }
+
+    /// Runs a command that cannot be done and asserts that its complaint has all of `words`.
+    #[track_caller]
+    fn fails(&self, args: &[&str], words: &[&str]) {
+        let output = self.run_with(args, b"");
+        let complaint = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {complaint}");
+        assert_eq!(text(&output.stdout), "", "{args:?}");
+        for word in words {
+            assert!(complaint.contains(word), "{args:?}: no {word:?} in: {complaint}");
+        }
+        assert!(!complaint.contains("panicked"), "{complaint}");
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn guest(name: &str) -> String {
+    format!("{}/guests/prebuilt/{name}.wasm", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A command whose `run` returns `ok` (0) or `err` (1).
+fn returning(result: u32) -> String {
+    format!(
+        r#"(component
+            (core module $m (func (export "run") (result i32) i32.const {result}))
+            (core instance $i (instantiate $m))
+            (func $run (result (result)) (canon lift (core func $i "run")))
+            (instance (export "wasi:cli/run@0.2.0") (export "run" (func $run))))"#
+    )
+}
+
+const EXITING: &str = r#"(component
+    (import "wasi:cli/exit@0.2.0" (instance $exit (export "exit" (func (param "status" (result))))))
+    (core func $exit_core (canon lower (func $exit "exit")))
+    (core module $m
+        (import "host" "exit" (func $exit (param i32)))
+        (func (export "run") (result i32) (call $exit (i32.const 1)) unreachable))
+    (core instance $i (instantiate $m (with "host" (instance (export "exit" (func $exit_core))))))
+    (func $run (result (result)) (canon lift (core func $i "run")))
+    (instance (export "wasi:cli/run@0.2.0") (export "run" (func $run))))"#;
+
+#[test]
+fn a_second_run_finds_what_the_first_stored() {
+    for name in ["visits-c", "visits-rust"] {
+        let shell = Shell::new();
+        let first = shell.ok(&["run", &guest(name)], 0);
+        let second = shell.ok(&["run", &guest(name)], 0);
+        assert!(first.contains("Visit 1.") && second.contains("Visit 2."), "{first}{second}");
+        assert!(Path::new(&shell.path("kvasi-data")).is_dir());
+        assert_eq!(shell.ok(&["get", "visits/count"], 0), "2");
+    }
+}
+
+#[test]
+fn arguments_environment_and_streams_reach_the_component() {
+    let shell = Shell::new();
+    let output = shell.ok(&["run", &guest("visits-c"), "--durability", "ephemeral", "--", "Ada"], 0);
+    assert!(output.contains("Ada"), "{output}");
+    assert!(!Path::new(&shell.path("kvasi-data")).exists(), "an ephemeral store makes no file");
+    let script = b"echo in\n";
+    let output = shell.run_with(&["run", &guest("probe-c"), "--durability=ephemeral", "--env", "A=b"], script);
+    assert_eq!(text(&output.stdout), "1 in\n");
+}
+
+#[test]
+fn exit_codes_are_passed_on() {
+    let shell = Shell::new();
+    for (result, code) in [(0, 0), (1, 1)] {
+        let path = shell.component("c.wasm", &returning(result));
+        shell.ok(&["run", &path, "--durability=ephemeral"], code);
+    }
+    shell.ok(&["run", &shell.component("c.wasm", EXITING), "--durability=ephemeral"], 1);
+    let output = shell.run_with(&["run", &guest("probe-c"), "--durability=ephemeral"], b"trap\n");
+    assert_eq!(output.status.code(), Some(134));
+    assert!(text(&output.stderr).contains("trapped"));
+}
+
+#[test]
+fn buckets_are_named_by_flags_and_by_a_file() {
+    let shell = Shell::new();
+    let script = b"open 0 mine\nset 0 k v\nopen 1 %\nset 1 d w\nopen 2 theirs\n";
+    let output = shell.run_with(&["run", &guest("probe-c"), "--bucket", "mine=stored"], script);
+    assert_eq!(text(&output.stdout), "1 ok\n2 ok\n3 ok\n4 ok\n5 err no-such-store\n");
+    assert_eq!(shell.ok(&["get", "--bucket", "stored", "k"], 0), "v");
+    assert_eq!(shell.ok(&["get", "d"], 0), "w");
+    assert_eq!(shell.ok(&["buckets"], 0), "\nstored\n");
+
+    let config = shell.file(
+        "kvasi.toml",
+        b"durability = \"os\"\n[buckets.mine]\nbucket = \"stored\"\n[buckets.theirs]\n\
+          [components.probe-c.grants]\nmine = [\"read\"]\n",
+    );
+    let script = b"open 0 mine\nget 0 k\nset 0 k x\nopen 1 theirs\nopen 2 %\n";
+    let output = shell.run_with(&["run", &guest("probe-c"), "--config", &config], script);
+    let expected = "1 ok\n2 some v\n3 err access-denied\n4 err access-denied\n5 err no-such-store\n";
+    assert_eq!(text(&output.stdout), expected, "{}", text(&output.stderr));
+}
+
+#[test]
+fn keys_are_read_and_written_from_a_shell() {
+    let shell = Shell::new();
+    shell.ok(&["set", "a", "1"], 0);
+    assert_eq!(shell.ok(&["get", "a"], 0), "1");
+    shell.ok(&["set", "negative", "-7"], 0);
+    shell.ok(&["delete", "negative"], 0);
+    let raw = [0_u8, 255, 10, 13];
+    assert!(shell.run_with(&["set", "raw", "-"], &raw).status.success());
+    assert_eq!(shell.run_with(&["get", "raw"], b"").stdout, raw);
+    assert_eq!(shell.ok(&["get", "absent"], 1), "");
+    assert_eq!(shell.ok(&["get", "--bucket", "none", "a"], 1), "");
+    shell.ok(&["exists", "a"], 0);
+    shell.ok(&["exists", "absent"], 1);
+    assert_eq!(shell.ok(&["incr", "a"], 0), "2\n");
+    assert_eq!(shell.ok(&["incr", "a", "-12"], 0), "-10\n");
+    assert_eq!(shell.ok(&["list"], 0), "a\nraw\n");
+    assert_eq!(shell.ok(&["list", "--prefix", "r", "-0"], 0), "raw\0");
+    shell.ok(&["delete", "a"], 0);
+    shell.ok(&["delete", "a"], 0);
+    assert_eq!(shell.ok(&["get", "a"], 1), "");
+    shell.fails(&["incr", "raw"], &["raw", "not a decimal number"]);
+}
+
+#[test]
+fn a_component_that_cannot_run_is_named_with_the_way_out() {
+    let shell = Shell::new();
+    shell.fails(&["run", "nowhere.wasm"], &["nowhere.wasm"]);
+    shell.fails(&["run", &shell.file("text.wasm", b"#!/bin/sh\n")], &["text.wasm", "not WebAssembly"]);
+    shell.fails(&["run", &shell.file("empty.wasm", b"")], &["not WebAssembly"]);
+    let path = shell.file("module.wasm", &wat::parse_str("(module)").unwrap());
+    shell.fails(&["run", &path], &["core WebAssembly module", "wasm-tools component new", "wasm32-wasip2"]);
+    let path = shell.file("broken.wasm", b"\0asm\x0d\0\x01\0nonsense");
+    shell.fails(&["run", &path], &["broken.wasm", "not a component"]);
+    shell.fails(&["run", &shell.component("lib.wasm", "(component)")], &["not a command", "wasi:cli/run"]);
+    assert!(!Path::new(&shell.path("kvasi-data")).exists(), "no store was made for it");
+}
+
+#[test]
+fn an_import_that_is_not_served_is_named_with_what_is() {
+    let shell = Shell::new();
+    let import = |name: &str| shell.component("i.wasm", &format!("(component (import \"{name}\" (instance)))"));
+    shell.fails(&["run", &import("wasi:http/types@0.2.0")], &["wasi:http/types@0.2.0", "Served:", "wasi:keyvalue"]);
+    shell.fails(
+        &["run", &import("wasi:keyvalue/store@0.2.0-draft")],
+        &["wasi:keyvalue/store@0.2.0-draft", "expected version 0.2.0-draft2", "found 0.2.0-draft"],
+    );
+    shell.fails(&["run", &import("wasmcloud:keyvalue/store@0.2.0")], &["wasmcloud:keyvalue/store@0.2.0"]);
+    let shape = r#"(component
+        (import "wasi:keyvalue/store@0.2.0-draft2" (instance
+            (export "open" (func (param "identifier" u32) (result u32))))))"#;
+    shell.fails(&["run", &shell.component("s.wasm", shape)], &["s.wasm", "does not link", "open"]);
+}
+
+#[test]
+fn flags_and_files_that_are_wrong_say_what_is_right() {
+    let shell = Shell::new();
+    let component = shell.component("c.wasm", &returning(0));
+    shell.fails(&["run", &component, "--bucket", "visits"], &["--bucket", "NAME=TARGET", "visits=visits"]);
+    shell.fails(&["run", &component, "--bucket", "a=redis://host"], &["redis://host", "directory"]);
+    shell.fails(&["run", &component, "--store", "redis://host"], &["redis://host", "directory"]);
+    shell.fails(&["run", &component, "--durability", "safe"], &["safe", "sync", "interval", "os", "ephemeral"]);
+    shell.fails(&["run", &component, "--env", "A"], &["NAME=VALUE"]);
+    shell.fails(&["run", &component, "--config", "nowhere.toml"], &["nowhere.toml"]);
+    let config = shell.file("kvasi.toml", b"[buckets.a]\nstore = 7\n");
+    shell.fails(&["run", &component, "--config", &config], &["kvasi.toml", "line 2"]);
+    shell.fails(&["run"], &["Usage"]);
+}
+
+#[test]
+fn a_store_that_cannot_be_opened_is_named_with_the_way_out() {
+    let shell = Shell::new();
+    let component = shell.component("c.wasm", &returning(0));
+    shell.fails(&["get", "k"], &["no store at", "kvasi-data", "--store"]);
+
+    let file = shell.file("file", b"not a directory");
+    shell.fails(&["run", &component, "--store", &file], &["file", "--store"]);
+    shell.fails(&["get", "k", "--store", &file], &["file", "--store"]);
+    assert_eq!(std::fs::read(&file).unwrap(), b"not a directory");
+
+    let foreign = shell.path("foreign");
+    std::fs::create_dir(&foreign).unwrap();
+    std::fs::write(Path::new(&foreign).join("letter.txt"), b"dear").unwrap();
+    shell.fails(&["run", &component, "--store", &foreign], &["foreign", "--store"]);
+    assert_eq!(std::fs::read_dir(&foreign).unwrap().count(), 1, "nothing was added");
+
+    let held = shell.path("held");
+    let store = kvasi::Store::open(&held, kvasi::Options::new()).unwrap();
+    shell.fails(&["run", &component, "--store", &held], &["held", "other process"]);
+    shell.fails(&["set", "k", "v", "--store", &held], &["held", "other process"]);
+    drop(store);
+    shell.ok(&["run", &component, "--store", &held], 0);
+}
+
+/// CRC-32 as the superblock has it, over the seed for offset 0 without a salt: docs/file-format.md.
+fn checksum(bytes: &[u8]) -> u32 {
+    let mixed = 0x9e37_79b9_7f4a_7c15_u64;
+    let seed = (mixed ^ (mixed >> 32)) as u32;
+    let bit = |crc: u32| (crc >> 1) ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 };
+    let byte = |crc: u32, byte: &u8| (0..8).fold(crc ^ u32::from(*byte), |crc, _| bit(crc));
+    (!bytes.iter().fold(!seed, byte)).max(1)
+}
+
+#[test]
+fn a_store_of_a_newer_format_is_left_alone() {
+    let shell = Shell::new();
+    shell.ok(&["set", "k", "v"], 0);
+    let path = Path::new(&shell.path("kvasi-data")).join("KVASI");
+    let mut superblock = std::fs::read(&path).unwrap();
+    for slot in superblock.chunks_mut(4096) {
+        assert_eq!(slot[72..76], checksum(&slot[..72]).to_le_bytes(), "the layout is known");
+        slot[8] += 1;
+        let checksum = checksum(&slot[..72]).to_le_bytes();
+        slot[72..76].copy_from_slice(&checksum);
+    }
+    std::fs::write(&path, &superblock).unwrap();
+    shell.fails(&["get", "k"], &["kvasi-data", "format", "nothing was changed"]);
+    let component = shell.component("c.wasm", &returning(0));
+    shell.fails(&["run", &component], &["kvasi-data", "format", "nothing was changed"]);
+    assert_eq!(std::fs::read(&path).unwrap(), superblock);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_directory_that_is_not_writable_is_named() {
+    let shell = Shell::new();
+    let component = shell.component("c.wasm", &returning(0));
+    // Nobody, root included, makes a directory there.
+    shell.fails(&["run", &component, "--store", "/proc/kvasi-store"], &["/proc/kvasi-store", "--store"]);
+}
+
+#[test]
+fn a_damaged_log_is_an_error_with_file_and_offset_and_nothing_is_deleted() {
+    let shell = Shell::new();
+    shell.ok(&["run", &guest("visits-c")], 0);
+    let store = shell.path("kvasi-data");
+    let log = std::fs::read_dir(&store).unwrap().map(|f| f.unwrap().path()).find(|p| p.extension().is_some());
+    let log = log.unwrap();
+    let mut bytes = std::fs::read(&log).unwrap();
+    bytes[200] ^= 1;
+    std::fs::write(&log, &bytes).unwrap();
+    let name = log.file_name().unwrap().to_str().unwrap();
+    for call in [&["get", "visits/count"][..], &["run", &guest("visits-c")]] {
+        shell.fails(call, &[name, "byte", "backup"]);
+    }
+    assert_eq!(std::fs::read(&log).unwrap(), bytes);
+    bytes[200] ^= 1;
+    std::fs::write(&log, &bytes).unwrap();
+    assert_eq!(shell.ok(&["get", "visits/count"], 0), "1");
+}
+
+#[test]
+fn the_example_says_the_same_in_both_languages() {
+    let runs = |name: &str| {
+        let shell = Shell::new();
+        let visitors = ["Ada", "Grace", "", "Ada", "B\u{e4}r"];
+        visitors.map(|visitor| shell.ok(&["run", &guest(name), "--", visitor], 0))
+    };
+    assert_eq!(runs("visits-c"), runs("visits-rust"));
+}

@@ -1,0 +1,296 @@
+//! Cases 22-44: increment and compare-and-swap.
+
+use crate::cases;
+use crate::target::Host;
+use std::thread;
+
+cases! {
+    increment_22_absent_key_is_created_with_delta
+    increment_23_zero_reads
+    increment_24_values_are_ascii_decimal
+    increment_25_not_a_number_is_an_error_and_untouched
+    increment_26_overflow_is_an_error_and_untouched
+    increment_27_concurrent_increments_all_count
+    cas_29_current_of_an_absent_key_is_none
+    cas_30_guard_starts_at_new
+    cas_31_created_by_another_fails
+    cas_32_still_absent_creates
+    cas_33_deleted_since_fails
+    cas_34_versions_decide_not_values
+    cas_35_a_set_of_the_same_bytes_fails_the_swap
+    cas_36_so_do_increment_and_batches
+    cas_37_failure_carries_a_fresh_handle
+    cas_38_swap_consumes_its_handle
+    cas_39_a_failed_swap_wrote_nothing
+    cas_40_a_store_error_is_no_lost_race
+    cas_41_of_two_handles_the_first_swap_wins
+    cas_42_outlives_its_bucket_handle
+    cas_43_concurrent_loops_converge
+    cas_44_current_twice_is_the_guarded_value
+}
+
+fn increment_22_absent_key_is_created_with_delta(host: &mut Host) {
+    host.guest().script(
+        "increment 0 plus 5 => ok 5
+         increment 0 minus -7 => ok -7
+         increment 0 zero 0 => ok 0
+         get 0 plus => some 5
+         get 0 minus => some -7
+         get 0 zero => some 0",
+    );
+}
+
+fn increment_23_zero_reads(host: &mut Host) {
+    host.guest().script(
+        "set 0 k -12 => ok
+         increment 0 k 0 => ok -12
+         get 0 k => some -12",
+    );
+}
+
+fn increment_24_values_are_ascii_decimal(host: &mut Host) {
+    host.guest().script(
+        "set 0 k 41 => ok
+         increment 0 k 1 => ok 42
+         get 0 k => some 42
+         increment 0 k -50 => ok -8
+         get 0 k => some -8",
+    );
+}
+
+fn increment_25_not_a_number_is_an_error_and_untouched(host: &mut Host) {
+    let mut guest = host.guest();
+    for value in ["%", "x", "1x", "%201", "1%0A", "1.0", "-", "0x10", "%FF", "99999999999999999999", "@8"] {
+        guest.expect(&format!("set 0 k {value}"), "ok");
+        let before = guest.call("get 0 k");
+        guest.expect("increment 0 k 1", "err other(not-a-number)");
+        guest.expect("increment 0 k 0", "err other(not-a-number)");
+        guest.expect("get 0 k", &before);
+    }
+}
+
+fn increment_26_overflow_is_an_error_and_untouched(host: &mut Host) {
+    host.guest().script(
+        "increment 0 k 9223372036854775807 => ok 9223372036854775807
+         increment 0 k 1 => err other(overflow)
+         get 0 k => some 9223372036854775807
+         increment 0 k -9223372036854775808 => ok -1
+         increment 0 k -9223372036854775807 => ok -9223372036854775808
+         increment 0 k -1 => err other(overflow)
+         get 0 k => some -9223372036854775808",
+    );
+}
+
+fn increment_27_concurrent_increments_all_count(host: &mut Host) {
+    const TASKS: usize = 4;
+    const EACH: usize = 100;
+    let host = &*host;
+    let mut sums: Vec<i64> = thread::scope(|scope| {
+        let tasks: Vec<_> = (0..TASKS)
+            .map(|_| {
+                let mut guest = host.guest();
+                scope.spawn(move || -> Vec<i64> {
+                    let sum = |guest: &mut crate::guest::Guest| guest.call("increment 0 k 1")[3..].parse().unwrap();
+                    let sums = (0..EACH).map(|_| sum(&mut guest)).collect();
+                    let last = guest.call("inc-loop 0 loop -2 200");
+                    assert!(!last.contains("not-monotonic") && last.starts_with("ok -"), "{last}");
+                    sums
+                })
+            })
+            .collect();
+        tasks.into_iter().flat_map(|task| task.join().unwrap()).collect()
+    });
+    sums.sort_unstable();
+    assert!(sums.into_iter().eq(1..=(TASKS * EACH) as i64), "all distinct, none lost");
+    host.guest().expect("get 0 loop", "some -1600");
+}
+
+fn cas_29_current_of_an_absent_key_is_none(host: &mut Host) {
+    host.guest().script(
+        "cas-new 0 0 k => ok
+         cas-current 0 => none
+         cas-drop 0 => ok
+         exists 0 k => false",
+    );
+}
+
+fn cas_30_guard_starts_at_new(host: &mut Host) {
+    host.guest().script(
+        "set 0 k old => ok
+         cas-new 0 0 k => ok
+         cas-new 1 0 k => ok
+         cas-current 1 => some old
+         set 0 k rival => ok
+         cas-swap 0 mine => cas-failed
+         cas-swap 1 mine => cas-failed
+         get 0 k => some rival",
+    );
+}
+
+fn cas_31_created_by_another_fails(host: &mut Host) {
+    let (mut one, mut two) = (host.guest(), host.guest());
+    one.expect("cas-new 0 0 k", "ok");
+    two.expect("set 0 k rival", "ok");
+    one.script(
+        "cas-swap 0 mine => cas-failed
+         get 0 k => some rival",
+    );
+}
+
+fn cas_32_still_absent_creates(host: &mut Host) {
+    host.guest().script(
+        "cas-new 0 0 k => ok
+         cas-swap 0 v => ok
+         get 0 k => some v",
+    );
+}
+
+fn cas_33_deleted_since_fails(host: &mut Host) {
+    let (mut one, mut two) = (host.guest(), host.guest());
+    one.script(
+        "set 0 k v => ok
+         cas-new 0 0 k => ok",
+    );
+    two.expect("delete 0 k", "ok");
+    one.script(
+        "cas-swap 0 mine => cas-failed
+         cas-current 0 => none
+         get 0 k => none",
+    );
+}
+
+fn cas_34_versions_decide_not_values(host: &mut Host) {
+    host.guest().script(
+        "set 0 k A => ok
+         cas-new 0 0 k => ok
+         cas-new 1 0 k => ok
+         delete 0 k => ok
+         set 0 k A => ok
+         cas-swap 0 mine => cas-failed
+         set 0 k B => ok
+         set 0 k A => ok
+         cas-swap 1 mine => cas-failed
+         get 0 k => some A",
+    );
+}
+
+fn cas_35_a_set_of_the_same_bytes_fails_the_swap(host: &mut Host) {
+    host.guest().script(
+        "set 0 k A => ok
+         cas-new 0 0 k => ok
+         set 0 k A => ok
+         cas-swap 0 mine => cas-failed",
+    );
+}
+
+fn cas_36_so_do_increment_and_batches(host: &mut Host) {
+    let mut guest = host.guest();
+    for rival in ["increment 0 k 0 => ok 5", "set-many 0 k=5 => ok", "delete-many 0 k => ok"] {
+        guest.script(
+            "set 0 k 5 => ok
+             cas-new 0 0 k => ok",
+        );
+        guest.script(rival);
+        guest.expect("cas-swap 0 mine", "cas-failed");
+    }
+    // Writes of other keys do not.
+    guest.script(
+        "cas-new 0 0 k => ok
+         set-many 0 other=1 kk=2 => ok
+         cas-swap 0 mine => ok",
+    );
+}
+
+fn cas_37_failure_carries_a_fresh_handle(host: &mut Host) {
+    host.guest().script(
+        "cas-new 0 0 k => ok
+         set 0 k rival => ok
+         cas-swap 0 mine => cas-failed
+         cas-current 0 => some rival
+         cas-swap 0 mine => ok
+         get 0 k => some mine",
+    );
+}
+
+fn cas_38_swap_consumes_its_handle(host: &mut Host) {
+    // The table holds 4,096 handles and 256 attempts at most: a leak of one a round would end this early.
+    let rounds = if cfg!(debug_assertions) { 10_000 } else { 1_000_000 };
+    let mut guest = host.guest();
+    guest.expect(&format!("swap-loop 0 k {rounds}"), &format!("ok {rounds}"));
+    guest.expect("cas-many 256 0 k", "ok 256");
+    guest.expect("drop-many", "ok");
+    for _ in 0..300 {
+        guest.script(
+            "cas-new 0 0 k => ok
+             set 0 k rival => ok
+             cas-swap 0 mine => cas-failed
+             cas-drop 0 => ok",
+        );
+    }
+    guest.expect("cas-many 256 0 k", "ok 256");
+}
+
+fn cas_39_a_failed_swap_wrote_nothing(host: &mut Host) {
+    host.guest().script(
+        "set 0 k A => ok
+         cas-new 0 0 k => ok
+         delete 0 k => ok
+         cas-swap 0 mine => cas-failed
+         exists 0 k => false
+         list 0 - => keys 0 cursor -",
+    );
+}
+
+fn cas_40_a_store_error_is_no_lost_race(host: &mut Host) {
+    host.guest().script(
+        "set 0 k A => ok
+         cas-new 0 0 k => ok
+         cas-swap 0 @8388609 => store-error other(too-large)
+         cas-current 0 => err empty-slot
+         get 0 k => some A",
+    );
+}
+
+fn cas_41_of_two_handles_the_first_swap_wins(host: &mut Host) {
+    let (mut one, mut two) = (host.guest(), host.guest());
+    one.expect("cas-new 0 0 k", "ok");
+    two.expect("cas-new 0 0 k", "ok");
+    two.expect("cas-swap 0 two", "ok");
+    one.expect("cas-swap 0 one", "cas-failed");
+    one.expect("cas-current 0", "some two");
+}
+
+fn cas_42_outlives_its_bucket_handle(host: &mut Host) {
+    host.guest().script(
+        "set 0 k old => ok
+         cas-new 0 0 k => ok
+         drop 0 => ok
+         cas-current 0 => some old
+         cas-swap 0 new => ok
+         open 0 main => ok
+         get 0 k => some new",
+    );
+}
+
+fn cas_43_concurrent_loops_converge(host: &mut Host) {
+    let host = &*host;
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| host.guest().expect("cas-loop 0 k 250", "ok 250"));
+        }
+    });
+    host.guest().expect("get 0 k", "some 1000");
+}
+
+fn cas_44_current_twice_is_the_guarded_value(host: &mut Host) {
+    host.guest().script(
+        "set 0 k old => ok
+         cas-new 0 0 k => ok
+         cas-current 0 => some old
+         set 0 k rival => ok
+         cas-current 0 => some old
+         cas-swap 0 mine => cas-failed
+         cas-current 0 => some rival
+         cas-current 0 => some rival",
+    );
+}
