@@ -186,11 +186,20 @@ impl Bucket {
 }
 
 impl Store {
-    /// Wakes the background thread if this write has made work for it.
+    /// After a write: wakes the background thread if there is work for it, and pauses if it is being outrun.
     #[inline]
     pub(crate) fn nudge(&self) {
         if self.0.commits.log.take_work() {
-            self.0.bell.ring();
+            self.keep_pace();
+        }
+    }
+
+    #[cold]
+    fn keep_pace(&self) {
+        self.0.bell.ring();
+        let pause = self.0.commits.log.brake();
+        if !pause.is_zero() {
+            crate::io::pause(pause);
         }
     }
 }

@@ -1,10 +1,8 @@
-//! CRC-32 over everything that stands on the disk, seeded by where it stands.
+//! CRC-32 over everything that stands on the disk, mixed with where it stands.
 //!
 //! A seed made of the file's random salt and the offset makes a record valid in one place only: bytes that were moved,
 //! left over from a recycled file, or planted inside a guest's value (guests cannot know the salt) do not check.
 //! CRC-32 finds every error of one bit and every burst of up to 32 bits; other damage slips through once in 2^32.
-
-use crc32fast::Hasher;
 
 /// What makes a checksum valid in one place only.
 #[derive(Clone, Copy, Debug)]
@@ -18,12 +16,17 @@ impl Seed {
         Seed((mixed ^ (mixed >> 32)) as u32)
     }
 
-    /// The checksum of `bytes`. Never 0, so that zeroed bytes never check.
+    /// The checksum of `bytes` in this place. Never 0, so that zeroed bytes never check.
     #[inline]
     pub(crate) fn checksum(self, bytes: &[u8]) -> u32 {
-        let mut hasher = Hasher::new_with_initial(self.0);
-        hasher.update(bytes);
-        hasher.finalize().max(1)
+        self.place(crc32fast::hash(bytes))
+    }
+
+    /// Makes the plain CRC-32 of bytes the checksum for this place: so the bytes can be summed up before it is known where
+    /// they will stand.
+    #[inline]
+    pub(crate) fn place(self, crc: u32) -> u32 {
+        (crc ^ self.0).max(1)
     }
 }
 

@@ -12,6 +12,7 @@
 //! Source: segment choice by cost and benefit after Rosenblum and Ousterhout 1992.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_epoch::{self as epoch, Guard};
 
@@ -24,6 +25,23 @@ use crate::segment::{HEADER_BYTES, Segment};
 const STEP_BYTES: u64 = 256 << 10;
 /// Less than this is not worth a segment's worth of work.
 const DEAD_BYTES_MIN: u64 = 1 << 20;
+
+/// Longest pause asked of a writer for every 256 KiB it logs.
+const PAUSE_MAX: Duration = Duration::from_millis(4);
+
+/// What writers are to pause for every 256 KiB logged, when so much of the log is dead: nothing up to a half, which cleaning
+/// keeps under by itself unless it is outrun; then more and more, all of [`PAUSE_MAX`] when three quarters are dead.
+pub(crate) fn brake(log_bytes: u64, live_bytes: u64) -> Duration {
+    let dead = log_bytes.saturating_sub(live_bytes);
+    if dead < BRAKE_DEAD_BYTES_MIN {
+        return Duration::ZERO;
+    }
+    let over = (dead as f64 / log_bytes as f64 - 0.5) / 0.25;
+    PAUSE_MAX.mul_f64(over.clamp(0.0, 1.0))
+}
+
+/// Under this much dead data nobody is asked to wait.
+const BRAKE_DEAD_BYTES_MIN: u64 = 64 << 20;
 
 /// What is known of a segment that may be cleaned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,8 +124,18 @@ impl Cleaner {
         let guard = &epoch::pin();
         let mood = if commits.log.end(guard) == self.seen_end { Mood::Idle } else { Mood::Busy };
         let progress = self.work(commits, mood, guard)?;
+        self.set_brake(commits, guard);
         self.seen_end = commits.log.end(guard);
         Ok(progress)
+    }
+
+    fn set_brake(&self, commits: &Commits, guard: &Guard) {
+        let (mut bytes, mut live) = (0, 0);
+        for segment in commits.log.segments(guard) {
+            bytes += segment.region.published();
+            live += segment.live_bytes() + segment.tombstone_bytes();
+        }
+        commits.log.set_brake(brake(bytes, live));
     }
 
     fn work(&mut self, commits: &Commits, mood: Mood, guard: &Guard) -> Result<Progress> {
@@ -252,6 +280,14 @@ mod tests {
         assert_eq!(pick(&quarter_dead, log(&quarter_dead), Mood::Busy), None);
         assert!(pick(&quarter_dead, log(&quarter_dead), Mood::Idle).is_some());
         assert_eq!(pick(&[], 0, Mood::Idle), None);
+    }
+
+    #[test]
+    fn writers_are_slowed_in_proportion_to_what_is_dead() {
+        assert_eq!(brake(100 * MIB, 50 * MIB), Duration::ZERO);
+        assert_eq!(brake(20 * MIB, MIB), Duration::ZERO, "a small store is never slowed");
+        let pauses: Vec<_> = (0..=10).map(|i| brake(1000 * MIB, (600 - i * 50) * MIB)).collect();
+        assert!(pauses.is_sorted() && pauses[2].is_zero() && !pauses[3].is_zero() && pauses[10] == PAUSE_MAX);
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! Reads from bytes that nobody vouches for: a missing or overlong number is `None`, never a panic.
 
+/// Most bytes of a varint: 64 bits, seven at a time.
+pub(crate) const VARINT_BYTES_MAX: usize = 10;
+
 /// A position in untrusted bytes; every read moves it forward or says `None`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reader<'a> {
@@ -89,9 +92,6 @@ pub(crate) fn put_varint(into: &mut [u8], mut value: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// 64 bits, seven at a time.
-    const VARINT_BYTES_MAX: usize = 10;
 
     #[test]
     fn varints_round_trip_in_the_announced_length() {

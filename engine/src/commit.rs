@@ -236,10 +236,11 @@ impl Commits {
 
     #[inline]
     pub(crate) fn append(&self, record: &Record<'_>, guard: &Guard) -> Result<Appended> {
-        let bytes = record.bytes();
+        let prepared = record.prepare();
+        let bytes = prepared.bytes();
         let mut space = self.log.reserve(bytes, guard)?;
         let appended = space.appended(0, bytes);
-        space.fill(0, record);
+        space.fill(0, &prepared);
         space.segment.count(record.kind, bytes);
         space.publish();
         Ok(appended)
@@ -254,7 +255,8 @@ impl Commits {
         guard: &Guard,
         shard: &mut ShardGuard<'_>,
     ) -> Result<Appended> {
-        let bytes = record.bytes();
+        let prepared = record.prepare();
+        let bytes = prepared.bytes();
         let mut group = self.group.lock();
         let mut space = self.log.reserve(bytes, guard)?;
         let appended = space.appended(0, bytes);
@@ -262,7 +264,7 @@ impl Commits {
         group.queue.push_back(Queued { end: appended.end, writes: Writes::One(write) });
         drop(group);
         shard.pending.push(write);
-        space.fill(0, record);
+        space.fill(0, &prepared);
         space.segment.count(record.kind, bytes);
         space.publish();
         Ok(appended)
@@ -351,10 +353,10 @@ impl Commits {
             group.queue.push_back(Queued { end, writes: Writes::Batch(places.clone()) });
         }
         drop(group);
-        let mut at = space.fill(0, &header);
+        let mut at = space.fill(0, &header.prepare());
         for write in writes {
             let record = write.record();
-            let bytes = space.fill(at, &record);
+            let bytes = space.fill(at, &record.prepare());
             space.segment.count(record.kind, bytes);
             at += bytes;
         }

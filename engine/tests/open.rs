@@ -102,11 +102,11 @@ fn a_newer_format_is_refused() {
     for slot in 0..2 {
         let slot = &mut bytes[slot * 4096..(slot + 1) * 4096];
         slot[8..12].copy_from_slice(&7u32.to_le_bytes());
-        // The documented checksum: CRC-32 begun at the seed of salt 0, offset 0.
-        let seed = 0x9e37_79b9_7f4a_7c15u64;
-        let mut hasher = crc32fast::Hasher::new_with_initial((seed ^ (seed >> 32)) as u32);
-        hasher.update(&slot[..72]);
-        slot[72..76].copy_from_slice(&hasher.finalize().to_le_bytes());
+        // The documented checksum: CRC-32 mixed with the seed of salt 0, offset 0.
+        let mixed = 0x9e37_79b9_7f4a_7c15u64;
+        let seed = (mixed ^ (mixed >> 32)) as u32;
+        let checksum = crc32fast::hash(&slot[..72]) ^ seed;
+        slot[72..76].copy_from_slice(&checksum.to_le_bytes());
     }
     fs::write(&superblock, bytes).unwrap();
     let text = refused(&dir.path(), ErrorKind::Format);

@@ -249,13 +249,13 @@ fn a_store_that_cannot_be_opened_is_named_with_the_way_out() {
     shell.ok(&["run", &component, "--store", &held], 0);
 }
 
-/// CRC-32 as the superblock has it, over the seed for offset 0 without a salt: docs/file-format.md.
+/// CRC-32 as the superblock has it, XOR the seed for offset 0 without a salt: docs/file-format.md.
 fn checksum(bytes: &[u8]) -> u32 {
     let mixed = 0x9e37_79b9_7f4a_7c15_u64;
     let seed = (mixed ^ (mixed >> 32)) as u32;
     let bit = |crc: u32| (crc >> 1) ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 };
     let byte = |crc: u32, byte: &u8| (0..8).fold(crc ^ u32::from(*byte), |crc, _| bit(crc));
-    (!bytes.iter().fold(!seed, byte)).max(1)
+    (!bytes.iter().fold(!0, byte) ^ seed).max(1)
 }
 
 #[test]

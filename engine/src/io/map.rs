@@ -6,7 +6,10 @@
 //! 1. `published <= reserved <= bytes`; both only rise (but for [`Region::reopen`], which undoes a close).
 //! 2. A byte range is reserved once, by one compare-exchange on `reserved`: reservations are disjoint.
 //! 3. Bytes below `published` never change again, and only those are lent out as `&[u8]`.
-//! 4. Ranges are published in the order in which they were reserved: a thread waits for the one before it.
+//! 4. Ranges are published in the order in which they were reserved. A thread whose turn it is not leaves its range in
+//!    `done` and waits; whoever publishes the one before publishes it too. So a thread that is preempted in the middle of
+//!    its copy holds up those behind it once, and not one after the other (which costs a switch of threads per record
+//!    and, with more threads than cores, never ends: 0.11 M/s against 3.2 M/s for four threads on two cores).
 //! 5. The mapping lives as long as the `Region`; everything lent out borrows from it.
 //!
 //! Rule 3 holds as long as nobody else writes to or truncates the file; the store's lock and the directory's
@@ -15,12 +18,19 @@
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use memmap2::{MmapOptions, MmapRaw};
+use parking_lot::{Condvar, Mutex};
 
 /// Set in `reserved` while nothing more may be appended.
 const CLOSED: u64 = 1 << 63;
+
+/// Looks at `published` before a thread goes to sleep: longer than a copy takes, shorter than a switch of threads.
+const SPINS: u32 = 300;
+/// Longest sleep between two looks.
+const SLEEP_MAX: Duration = Duration::from_micros(200);
 
 /// Memory of a mapping, not yet a region: what the seam hands out.
 pub(crate) struct Map(MmapRaw);
@@ -48,6 +58,13 @@ pub(crate) struct Region {
     bytes: u64,
     reserved: AtomicU64,
     published: AtomicU64,
+    /// Filled out of turn: start and end of each range.
+    done: Mutex<Vec<(u64, u64)>>,
+    /// Length of `done`.
+    done_len: AtomicUsize,
+    /// Threads asleep until `published` moves.
+    asleep: AtomicUsize,
+    moved: Condvar,
 }
 
 /// The region has no room for the reservation, or is closed.
@@ -60,7 +77,16 @@ impl Region {
         let bytes = map.0.len() as u64;
         assert!(filled <= bytes, "a region of {bytes} bytes cannot hold {filled}");
         let reserved = if open { filled } else { filled | CLOSED };
-        Region { map: map.0, bytes, reserved: AtomicU64::new(reserved), published: AtomicU64::new(filled) }
+        Region {
+            map: map.0,
+            bytes,
+            reserved: AtomicU64::new(reserved),
+            published: AtomicU64::new(filled),
+            done: Mutex::default(),
+            done_len: AtomicUsize::new(0),
+            asleep: AtomicUsize::new(0),
+            moved: Condvar::new(),
+        }
     }
 
     /// The same bytes, of which only the first `filled` count; takes no more.
@@ -95,8 +121,69 @@ impl Region {
     /// Ends appending, waits for reservations under way, and returns the final length. Idempotent.
     pub(crate) fn close(&self) -> u64 {
         let end = self.reserved.fetch_or(CLOSED, Ordering::Relaxed) & !CLOSED;
-        wait_until(|| self.published.load(Ordering::Acquire) == end);
+        self.wait_for(end);
         end
+    }
+
+    /// Publishes a range that has been filled, and returns when it is published.
+    #[inline]
+    fn publish(&self, start: u64, end: u64) {
+        if self.published.load(Ordering::Acquire) == start {
+            // Only the owner of the range that starts here may move on: nobody else stores now.
+            self.published.store(end, Ordering::SeqCst);
+            // Either this load sees the range that somebody left, or they see the store above (both SeqCst).
+            if self.done_len.load(Ordering::SeqCst) != 0 {
+                self.publish_done(&mut self.done.lock());
+            }
+        } else {
+            self.publish_out_of_turn(start, end);
+        }
+    }
+
+    #[cold]
+    fn publish_out_of_turn(&self, start: u64, end: u64) {
+        {
+            let mut done = self.done.lock();
+            done.push((start, end));
+            self.done_len.store(done.len(), Ordering::SeqCst);
+            self.publish_done(&mut done);
+        }
+        self.wait_for(end);
+    }
+
+    /// Publishes what was left in `done` and now has its turn.
+    fn publish_done(&self, done: &mut Vec<(u64, u64)>) {
+        let mut moved = false;
+        loop {
+            let published = self.published.load(Ordering::SeqCst);
+            let Some(next) = done.iter().position(|(start, _)| *start == published) else { break };
+            let (_, end) = done.swap_remove(next);
+            self.published.store(end, Ordering::SeqCst);
+            moved = true;
+        }
+        self.done_len.store(done.len(), Ordering::SeqCst);
+        if moved && self.asleep.load(Ordering::Relaxed) != 0 {
+            self.moved.notify_all();
+        }
+    }
+
+    /// Waits until all before `end` is published. That takes as long as another thread's copy, unless that thread was
+    /// preempted in the middle of it: then this one sleeps, so that the other may run.
+    fn wait_for(&self, end: u64) {
+        let published = || self.published.load(Ordering::Acquire) >= end;
+        for _ in 0..SPINS {
+            if published() {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+        let mut done = self.done.lock();
+        self.asleep.fetch_add(1, Ordering::Relaxed);
+        while !published() {
+            // Bounded, because who publishes in turn and finds `done` empty wakes nobody.
+            self.moved.wait_for(&mut done, SLEEP_MAX);
+        }
+        self.asleep.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Undoes [`Region::close`], when no successor could be made. Only for whoever closed it.
@@ -171,24 +258,7 @@ impl Reservation<'_> {
 impl Drop for Reservation<'_> {
     #[inline]
     fn drop(&mut self) {
-        let published = &self.region.published;
-        if published.load(Ordering::Acquire) != self.at {
-            wait_until(|| published.load(Ordering::Acquire) == self.at);
-        }
-        published.store(self.at + self.len, Ordering::Release);
-    }
-}
-
-/// Spins for as long as another thread's copy takes, then lets it run: on few cores it may have been preempted.
-fn wait_until(ready: impl Fn() -> bool) {
-    for _ in 0..200 {
-        if ready() {
-            return;
-        }
-        std::hint::spin_loop();
-    }
-    while !ready() {
-        std::thread::yield_now();
+        self.region.publish(self.at, self.at + self.len);
     }
 }
 

@@ -11,7 +11,7 @@ pub(crate) mod memory;
 use std::fmt::Debug;
 use std::io;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use map::Map;
 
@@ -98,6 +98,12 @@ pub(crate) fn write_full(file: &dyn File, offset: u64, from: &[u8]) -> io::Resul
 #[allow(clippy::disallowed_methods, reason = "the seam itself")]
 pub(crate) fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Rests for a while; for writers that are asked to slow down.
+#[allow(clippy::disallowed_methods, reason = "the seam itself")]
+pub(crate) fn pause(time: Duration) {
+    std::thread::sleep(time);
 }
 
 /// A random number from the operating system: salts and seeds that guests must not guess.

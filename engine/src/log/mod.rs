@@ -17,6 +17,7 @@ pub(crate) mod replay;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use crossbeam_epoch::{self as epoch, Guard};
 use parking_lot::Mutex;
@@ -29,7 +30,7 @@ use crate::io::{self as seam, Disk, File};
 use crate::manifest::Manifest;
 use crate::manifest::edit::Edit;
 use crate::segment::{self, HEADER_BYTES, Header, Segment};
-use record::Record;
+use record::{Prepared, Record};
 
 /// Bytes of an address slot; a larger segment takes several.
 const SLOT_BYTES: u64 = 64 << 20;
@@ -37,6 +38,8 @@ const SLOT_SHIFT: u32 = 24; // SLOT_BYTES in units of record::ALIGN
 const SLOTS_MAX: usize = 1 << (PLACE_BITS - SLOT_SHIFT);
 /// The first segment of a young store.
 const FIRST_SEGMENT_BYTES: u64 = 1 << 20;
+/// A writer that crosses a multiple of this looks whether it should slow down.
+const PACE_SHIFT: u32 = 18; // 256 KiB
 /// Segments begin and end at pages.
 const PAGE_BYTES: u64 = 4096;
 
@@ -46,6 +49,8 @@ pub(crate) struct Log {
     store: u64,
     segment_bytes_max: u64,
     verify: bool,
+    /// Writers wait for the disk as a rule.
+    syncs: bool,
     manifest: Mutex<Manifest>,
     /// By address slot.
     slots: Cell<Vec<Option<Arc<Segment>>>>,
@@ -61,6 +66,8 @@ pub(crate) struct Log {
     wants_next: AtomicBool,
     /// The background thread has something to do that it does not know of.
     has_work: AtomicBool,
+    /// What a writer pauses for every 256 KiB, while cleaning lags behind.
+    brake_us: AtomicU64,
     /// Given up, but readers may still hold places in them.
     retired: Mutex<Vec<Retired>>,
 }
@@ -124,10 +131,10 @@ impl Space<'_> {
 
     /// Writes a record `at` bytes into the space; the bytes it took.
     #[inline]
-    pub(crate) fn fill(&mut self, at: u64, record: &Record<'_>) -> u64 {
+    pub(crate) fn fill(&mut self, at: u64, record: &Prepared<'_>) -> u64 {
         let bytes = record.bytes();
         let seed = self.segment.seed(self.reservation.at() + at);
-        record.encode(&mut self.reservation.bytes_mut()[at as usize..(at + bytes) as usize], seed);
+        record.write(&mut self.reservation.bytes_mut()[at as usize..(at + bytes) as usize], seed);
         bytes
     }
 
@@ -154,6 +161,7 @@ impl Log {
             store,
             segment_bytes_max: options.segment_bytes_max,
             verify: options.verify == crate::Verify::Always,
+            syncs: options.durability.waits_for_disk(),
             manifest: Mutex::new(manifest),
             slots: Cell::new(slots),
             active: Cell::new(Arc::new(placeholder()?)),
@@ -169,6 +177,7 @@ impl Log {
             marked: AtomicU64::new(resume.durable),
             wants_next: AtomicBool::new(false),
             has_work: AtomicBool::new(false),
+            brake_us: AtomicU64::new(0),
             retired: Mutex::default(),
             disk,
         };
@@ -200,16 +209,38 @@ impl Log {
             let segment = self.active.load(guard);
             match segment.region.reserve(bytes) {
                 Ok(reservation) => {
-                    let half = segment.header.capacity / 2;
-                    if reservation.at() < half && reservation.at() + bytes >= half {
-                        self.wants_next.store(true, Ordering::Relaxed);
-                        self.has_work.store(true, Ordering::Relaxed);
+                    let (start, end) = (reservation.at(), reservation.at() + bytes);
+                    if (start ^ end) >> PACE_SHIFT != 0 {
+                        self.keep_pace(segment, start, end);
                     }
                     return Ok(Space { segment, reservation });
                 }
                 Err(_) => self.rotate(segment, bytes, guard)?,
             }
         }
+    }
+
+    /// Every now and then: sees to it that the next segment is made in time, and that cleaning is not outrun.
+    #[cold]
+    fn keep_pace(&self, segment: &Segment, start: u64, end: u64) {
+        let half = segment.header.capacity / 2;
+        if start < half && end >= half {
+            self.wants_next.store(true, Ordering::Relaxed);
+            self.has_work.store(true, Ordering::Relaxed);
+        }
+        if self.brake_us.load(Ordering::Relaxed) != 0 {
+            self.has_work.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Background: how long a writer is to pause for every 256 KiB logged.
+    pub(crate) fn set_brake(&self, pause: Duration) {
+        self.brake_us.store(pause.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// The pause that writers owe at present.
+    pub(crate) fn brake(&self) -> Duration {
+        Duration::from_micros(self.brake_us.load(Ordering::Relaxed))
     }
 
     /// The durable mark to be written into the next record, if it is newer than the one last written.
@@ -267,7 +298,15 @@ impl Log {
         let made = self.fill_new(&header, &*file).map_err(failed).and_then(|()| {
             let edit = Edit::Add { segment: header.number, base: header.base, capacity };
             self.manifest.lock().append(edit)?;
-            file.reserve(capacity).and_then(|()| file.map(capacity, true)).map_err(|e| {
+            let reserve = || {
+                file.reserve(capacity)?;
+                if self.syncs {
+                    // Zeros that are on the disk already make a later sync write just the pages it is about.
+                    file.sync()?;
+                }
+                file.map(capacity, true)
+            };
+            reserve().map_err(|e| {
                 // A full disk is lived through: the store goes on with what it has.
                 let _ = self.manifest.lock().append(Edit::Remove { segment: header.number });
                 failed(e)

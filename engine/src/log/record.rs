@@ -18,7 +18,7 @@
 //! zeroed space ends a segment.
 
 use crate::checksum::Seed;
-use crate::codec::{Reader, put_varint, varint_bytes};
+use crate::codec::{Reader, VARINT_BYTES_MAX, put_varint, varint_bytes};
 use crate::options::{BATCH_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 /// Records start at multiples of this, so that a place needs fewer bits.
@@ -26,6 +26,8 @@ pub(crate) const ALIGN: u64 = 4;
 
 const CHECKSUM_BYTES: usize = 4;
 const MARK_BYTES: usize = 8;
+/// Most bytes before the key.
+const HEAD_BYTES_MAX: usize = CHECKSUM_BYTES + 1 + 5 * VARINT_BYTES_MAX + MARK_BYTES;
 /// Fewest bytes of a record that carries a durable mark.
 pub(crate) const MARKED_BYTES_MIN: usize = CHECKSUM_BYTES + 3 + MARK_BYTES;
 
@@ -129,9 +131,10 @@ impl<'a> Record<'a> {
         ((self.head_bytes() + self.key.len() + self.value.len()) as u64).next_multiple_of(ALIGN)
     }
 
-    /// Writes the record into `into`, which has [`Record::bytes`] bytes, all zero before.
+    /// The record as it will stand in the log, but for its place: everything that takes time, so that writing it there
+    /// does not.
     #[inline]
-    pub(crate) fn encode(&self, into: &mut [u8], seed: Seed) {
+    pub(crate) fn prepare(&self) -> Prepared<'a> {
         let mut flags = self.kind as u8;
         for (flag, on) in [
             (EXPIRES, self.expires.is_some()),
@@ -143,25 +146,35 @@ impl<'a> Record<'a> {
                 flags |= flag;
             }
         }
-        into[CHECKSUM_BYTES] = flags;
+        let mut head = [0; HEAD_BYTES_MAX];
+        head[CHECKSUM_BYTES] = flags;
         let mut at = CHECKSUM_BYTES + 1;
-        at += put_varint(&mut into[at..], self.bucket);
-        at += put_varint(&mut into[at..], self.key_field());
+        at += put_varint(&mut head[at..], self.bucket);
+        at += put_varint(&mut head[at..], self.key_field());
         if self.kind == Kind::Set {
-            at += put_varint(&mut into[at..], self.value.len() as u64);
+            at += put_varint(&mut head[at..], self.value.len() as u64);
         }
         for number in [self.expires, self.moved].into_iter().flatten() {
-            at += put_varint(&mut into[at..], number);
+            at += put_varint(&mut head[at..], number);
         }
         if let Some(mark) = self.mark {
-            into[at..at + MARK_BYTES].copy_from_slice(&mark.to_le_bytes());
+            head[at..at + MARK_BYTES].copy_from_slice(&mark.to_le_bytes());
             at += MARK_BYTES;
         }
-        into[at..at + self.key.len()].copy_from_slice(self.key);
-        at += self.key.len();
-        into[at..at + self.value.len()].copy_from_slice(self.value);
-        let checksum = seed.checksum(&into[CHECKSUM_BYTES..]);
-        into[..CHECKSUM_BYTES].copy_from_slice(&checksum.to_le_bytes());
+        let unpadded = at + self.key.len() + self.value.len();
+        let bytes = (unpadded as u64).next_multiple_of(ALIGN);
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&head[CHECKSUM_BYTES..at]);
+        crc.update(self.key);
+        crc.update(self.value);
+        crc.update(&[0; ALIGN as usize][..bytes as usize - unpadded]);
+        Prepared { head, head_bytes: at, key: self.key, value: self.value, bytes, crc: crc.finalize() }
+    }
+
+    #[cfg(any(test, feature = "testing"))]
+    /// Writes the record into `into`, which has [`Record::bytes`] bytes, all zero before.
+    pub(crate) fn encode(&self, into: &mut [u8], seed: Seed) {
+        self.prepare().write(into, seed);
     }
 
     /// The record at the front of `bytes` and the bytes it takes; structure only, the checksum is not looked at.
@@ -216,6 +229,37 @@ impl<'a> Record<'a> {
             return Err(Defect::Checksum);
         }
         Ok((record, len))
+    }
+}
+
+/// A record ready to be written anywhere.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Prepared<'a> {
+    /// All before the key, the checksum left out.
+    head: [u8; HEAD_BYTES_MAX],
+    head_bytes: usize,
+    key: &'a [u8],
+    value: &'a [u8],
+    bytes: u64,
+    crc: u32,
+}
+
+impl Prepared<'_> {
+    /// Bytes in the log.
+    #[inline]
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Copies the record to the place that `seed` is made for: [`Prepared::bytes`] bytes, all zero before.
+    #[inline]
+    pub(crate) fn write(&self, into: &mut [u8], seed: Seed) {
+        let (head, rest) = into.split_at_mut(self.head_bytes);
+        head.copy_from_slice(&self.head[..self.head_bytes]);
+        head[..CHECKSUM_BYTES].copy_from_slice(&seed.place(self.crc).to_le_bytes());
+        let (key, rest) = rest.split_at_mut(self.key.len());
+        key.copy_from_slice(self.key);
+        rest[..self.value.len()].copy_from_slice(self.value);
     }
 }
 
@@ -275,6 +319,6 @@ mod tests {
         let bytes = encode(&Record::set(3, b"key", b"value"));
         assert_eq!(bytes.len(), 16);
         assert_eq!(&bytes[4..], b"\x01\x03\x03\x05keyvalue");
-        assert_eq!(bytes[..4], 0xc444_f698u32.to_le_bytes());
+        assert_eq!(bytes[..4], 0xdc3c_27d0u32.to_le_bytes());
     }
 }
