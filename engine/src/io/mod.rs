@@ -7,6 +7,8 @@
 pub(crate) mod disk;
 pub(crate) mod map;
 pub(crate) mod memory;
+#[cfg(feature = "testing")]
+pub(crate) mod sim;
 
 use std::fmt::Debug;
 use std::io;
@@ -29,6 +31,10 @@ pub(crate) trait Disk: Send + Sync + Debug {
     fn sync_dir(&self) -> io::Result<()>;
     /// For messages to people.
     fn location(&self) -> String;
+    /// A random number: salts and seeds that guests must not guess.
+    fn random_u64(&self) -> io::Result<u64> {
+        random_u64()
+    }
     /// Whether files are written at all, or only looked at.
     fn read_only(&self) -> bool {
         false
@@ -100,8 +106,8 @@ pub(crate) fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// A random number from the operating system: salts and seeds that guests must not guess.
+/// A random number from the operating system.
 #[allow(clippy::disallowed_methods, reason = "the seam itself")]
-pub(crate) fn random_u64() -> io::Result<u64> {
+fn random_u64() -> io::Result<u64> {
     getrandom::u64().map_err(io::Error::other)
 }

@@ -228,7 +228,14 @@ impl Log {
             return Ok(());
         }
         let fits = |next: &Arc<Segment>| next.header.capacity - HEADER_BYTES >= bytes;
-        let next = match grow.next.take_if(|next| fits(next)) {
+        if let Some(small) = grow.next.take_if(|next| !fits(next)) {
+            // Used after the one made now it would break the order of positions, and left unused the links of recovery.
+            if let Err(e) = self.retire(&small) {
+                grow.next = Some(small);
+                return Err(e);
+            }
+        }
+        let next = match grow.next.take() {
             Some(next) => next,
             None => self.make_segment(&mut grow, bytes)?,
         };
@@ -302,7 +309,7 @@ impl Log {
     }
 
     fn random(&self) -> Result<u64> {
-        seam::random_u64().map_err(|e| Error::io("no random numbers", e))
+        self.disk.random_u64().map_err(|e| Error::io("no random numbers", e))
     }
 
     /// Background: has the next segment ready before the active one is full.
