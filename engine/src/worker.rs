@@ -153,6 +153,10 @@ impl Jobs {
     /// synced, not only what somebody waits for.
     fn step(&mut self, commits: &Commits, interval: bool) -> Result<Next> {
         let prepared = commits.log.prepare_next();
+        if prepared.as_ref().is_err_and(|e| e.kind() != ErrorKind::NoSpace) {
+            // Nothing more is written or synced.
+            return prepared.map(|()| Next::WhenRung);
+        }
         if interval || commits.wants_sync() {
             let end = commits.log.end(&epoch::pin());
             if end > commits.applied() {

@@ -60,14 +60,21 @@ pub(crate) trait File: Send + Sync + Debug {
     fn map(&self, bytes: u64, writable: bool) -> io::Result<Map>;
 }
 
+/// How often in a row a call may be interrupted before that is an error: a thread that is interrupted for ever hangs.
+const INTERRUPTIONS_MAX: u32 = 10_000;
+
 /// Reads until `into` is full or the file ends; the number of bytes read.
 pub(crate) fn read_full(file: &dyn File, offset: u64, into: &mut [u8]) -> io::Result<usize> {
     let mut done = 0;
+    let mut interruptions = 0;
     while done < into.len() {
         match file.read_at(offset + done as u64, &mut into[done..]) {
             Ok(0) => break,
-            Ok(n) => done += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Ok(n) => {
+                done += n;
+                interruptions = 0;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted && interruptions < INTERRUPTIONS_MAX => interruptions += 1,
             Err(e) => return Err(e),
         }
     }
@@ -89,11 +96,15 @@ pub(crate) fn read_whole(file: &dyn File, bytes_max: u64) -> io::Result<Vec<u8>>
 /// Writes all of `from`. A write of no bytes is an error and not a reason to try for ever.
 pub(crate) fn write_full(file: &dyn File, offset: u64, from: &[u8]) -> io::Result<()> {
     let mut done = 0;
+    let mut interruptions = 0;
     while done < from.len() {
         match file.write_at(offset + done as u64, &from[done..]) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => done += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Ok(n) => {
+                done += n;
+                interruptions = 0;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted && interruptions < INTERRUPTIONS_MAX => interruptions += 1,
             Err(e) => return Err(e),
         }
     }

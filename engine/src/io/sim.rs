@@ -526,26 +526,21 @@ impl World {
 
     /// Called when `range` of a manifest was written: what it names must be there.
     fn check_edits(&mut self, file: usize, range: Range<u64>) {
-        let edit = EDIT_BYTES as u64;
         let state = &self.platter.files[file];
-        let mut missing = None;
-        let mut at = range.start - range.start % edit;
-        while at < range.end {
-            let bytes = state.cache.get(at as usize..(at + edit) as usize).unwrap_or_default();
-            at += edit;
-            let field = |i: usize| {
-                let bytes = bytes.get(8 * i..8 * i + 8)?;
-                Some(u64::from_le_bytes(bytes.try_into().ok()?))
-            };
-            let (Some(first), Some(number), Some(capacity)) = (field(0), field(1), field(3)) else { continue };
-            if first >> 32 != 1 || capacity == 0 {
-                continue; // not an `Add`, or one that only keeps a number from being used again
-            }
-            let name = segment::file_name(number);
-            if !self.platter.is_durable(&name, &SEGMENT_HEADER) {
-                missing = Some(name);
+        let field =
+            |edit: &[u8], i: usize| edit.get(8 * i..8 * i + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
+        let mut named = BTreeMap::new();
+        for (i, edit) in state.cache.chunks_exact(EDIT_BYTES).enumerate() {
+            let (Some(first), Some(number)) = (field(edit, 0), field(edit, 1)) else { continue };
+            match first >> 32 {
+                1 => drop(named.insert(number, (i * EDIT_BYTES) as u64)),
+                3 => drop(named.remove(&number)),
+                _ => {}
             }
         }
+        let written = |at: u64| at < range.end && at + EDIT_BYTES as u64 > range.start;
+        let missing = named.iter().filter(|(_, at)| written(**at)).map(|(number, _)| segment::file_name(*number));
+        let missing = missing.into_iter().find(|name| !self.platter.is_durable(name, &SEGMENT_HEADER));
         if let Some(name) = missing {
             self.breach(format!("the manifest names {name}, whose header or name is not durable"));
         }

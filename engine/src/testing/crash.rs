@@ -97,8 +97,8 @@ struct Campaign {
 }
 
 /// What an image came to: the number of commits it holds, and the recording of its opening.
-struct Opened {
-    commits: usize,
+pub(crate) struct Opened {
+    pub(crate) commits: usize,
     ops: Vec<Op>,
 }
 
@@ -211,7 +211,7 @@ impl Campaign {
 }
 
 /// Opens `image`, and checks all that is promised of a store after a crash.
-fn judge(
+pub(crate) fn judge(
     salt: u64,
     image: &Image,
     options: &Options,

@@ -74,9 +74,15 @@ impl Run {
     }
 
     /// Opens the store, and checks that it holds what it must.
-    pub(crate) fn open(&mut self) -> Result<(), String> {
-        let store = Store::without_worker(Arc::new(self.disk.clone()), self.options.clone())
-            .map_err(|e| format!("cannot open: {e:?}"))?;
+    pub(crate) fn open(&mut self) -> Result<Step, String> {
+        let store = match Store::without_worker(Arc::new(self.disk.clone()), self.options.clone()) {
+            Ok(store) => store,
+            // A failing disk is not a damaged one.
+            Err(e) if self.disk.fault_hits() > 0 && matches!(e.kind(), ErrorKind::Io | ErrorKind::NoSpace) => {
+                return Ok(Step::Broken);
+            }
+            Err(e) => return Err(format!("cannot open: {e:?}")),
+        };
         let seen = model::read(&store).map_err(|e| format!("cannot read after opening: {e:?}"))?;
         let most = self.history.commits();
         let commits =
@@ -87,7 +93,7 @@ impl Run {
         self.history.acknowledge(self.disk.now());
         self.store = Some(store);
         self.jobs = Jobs::cleaning_from(DEAD_BYTES_MIN);
-        Ok(())
+        Ok(Step::Done)
     }
 
     /// The process dies; the next one finds what was written.
@@ -126,10 +132,51 @@ impl Run {
         }
     }
 
+    /// One call of any kind but those that end the process: opening a store may need space.
+    pub(crate) fn calm_step(&mut self) -> Result<Step, String> {
+        loop {
+            let random = self.random.clone();
+            if self.random.below(100) > 5 || self.store.is_none() {
+                self.random = random;
+                return self.step();
+            }
+        }
+    }
+
+    /// The whole state, against what was told.
+    pub(crate) fn compare_now(&mut self) -> Result<Step, String> {
+        match self.store.clone() {
+            Some(store) => self.compare(&store),
+            None => Ok(Step::Done),
+        }
+    }
+
+    /// A write that must succeed.
+    pub(crate) fn set_now(&mut self, bucket: &Bucket, key: &[u8], value: Arc<[u8]>) -> Result<(), String> {
+        let moment = self.disk.now();
+        let changes = [Change::Put(bucket.name().to_owned(), key.to_vec(), Some(value.clone()))];
+        let result = bucket.set(key, &value);
+        let text = format!("{result:?}");
+        match self.told(moment, bucket.durability, &changes, result, |_, _, _| Ok(()))? {
+            Step::Done => Ok(()),
+            step => Err(format!("a write that must succeed is {step:?}: {text}")),
+        }
+    }
+
+    /// Background jobs until there are none.
+    pub(crate) fn background_all(&mut self, store: &Store) -> Result<(), String> {
+        for _ in 0..40 {
+            if self.background(store) == Step::Broken {
+                return Err("background work has stopped the store".to_owned());
+            }
+        }
+        Ok(())
+    }
+
     /// One call of any kind.
     pub(crate) fn step(&mut self) -> Result<Step, String> {
         let Some(store) = self.store.clone() else {
-            return self.open().map(|()| Step::Done);
+            return self.open();
         };
         let step = match self.random.below(100) {
             0..=1 => self.drop_bucket(&store)?,
@@ -137,7 +184,7 @@ impl Run {
             4..=5 => {
                 drop(store);
                 self.kill();
-                return self.open().map(|()| Step::Done);
+                return self.open();
             }
             6..=8 => match store.sync() {
                 Ok(()) => self.acknowledge(),
@@ -334,7 +381,7 @@ impl Run {
     }
 
     /// Waits for all writes that were begun.
-    pub(crate) fn settle(&mut self) -> Result<Step, String> {
+    fn settle(&mut self) -> Result<Step, String> {
         for waiting in std::mem::take(&mut self.waiting) {
             let result = match waiting {
                 Waiting::Set(commit, number, bucket, key) => {
@@ -352,7 +399,7 @@ impl Run {
     }
 
     /// Background jobs, as the thread would run them.
-    pub(crate) fn background(&mut self, store: &Store) -> Step {
+    fn background(&mut self, store: &Store) -> Step {
         let interval = matches!(self.options.durability, Durability::Interval { .. });
         let rounds = 1 + self.random.below(4);
         for _ in 0..rounds {
@@ -364,7 +411,7 @@ impl Run {
     }
 
     /// The whole state, against what was told.
-    pub(crate) fn compare(&mut self, store: &Store) -> Result<Step, String> {
+    fn compare(&mut self, store: &Store) -> Result<Step, String> {
         let step = self.settle()?;
         if step != Step::Done {
             return Ok(step);
@@ -387,7 +434,10 @@ impl Run {
             return Ok(result);
         }
         self.store = None;
-        self.open()?;
+        let opened = self.open()?;
+        if opened != Step::Done {
+            return Ok(opened);
+        }
         match self.store.as_ref().map(|store| store.report().clone()) {
             Some(report) if !report.clean || report.bytes_cut != 0 => {
                 Err(format!("a closed store had to be repaired: {report:?}"))
