@@ -65,19 +65,19 @@ pub(crate) enum Mood {
 }
 
 /// The segment to clean next, oldest first in `candidates`; `None` if there is too little to gain. `log_bytes` counts all
-/// segments, also those that cannot be cleaned yet.
-pub(crate) fn pick(candidates: &[Candidate], log_bytes: u64, mood: Mood) -> Option<usize> {
+/// segments, also those that cannot be cleaned yet; less dead than `dead_bytes_min` is not worth the work.
+pub(crate) fn pick(candidates: &[Candidate], log_bytes: u64, dead_bytes_min: u64, mood: Mood) -> Option<usize> {
     let tombstones: u64 = candidates.iter().skip(1).map(|c| c.tombstones).sum();
     let dead: u64 = candidates.iter().enumerate().map(|(i, c)| gain(i, c)).sum();
     let share = match mood {
         Mood::Busy => 3,
         Mood::Idle => 6,
     };
-    if tombstones > DEAD_BYTES_MIN && tombstones > log_bytes / 4 {
+    if tombstones > dead_bytes_min && tombstones > log_bytes / 4 {
         // What lies before them keeps them alive.
         return Some(0);
     }
-    if dead < DEAD_BYTES_MIN || dead < log_bytes / share {
+    if dead < dead_bytes_min || dead < log_bytes / share {
         return None;
     }
     let best = (0..candidates.len()).max_by(|&a, &b| score(a, &candidates[a]).total_cmp(&score(b, &candidates[b])))?;
@@ -98,8 +98,9 @@ fn score(i: usize, candidate: &Candidate) -> f64 {
 }
 
 /// The cleaner's place between two steps.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Cleaner {
+    dead_bytes_min: u64,
     /// The segment being cleaned, how far, and whether it is the oldest.
     at: Option<(Arc<Segment>, u64, bool)>,
     /// Emptied segments, each with the log position up to which the log must be durable before it may go.
@@ -118,7 +119,17 @@ pub(crate) enum Progress {
     None,
 }
 
+impl Default for Cleaner {
+    fn default() -> Cleaner {
+        Cleaner::cleaning_from(DEAD_BYTES_MIN)
+    }
+}
+
 impl Cleaner {
+    pub(crate) fn cleaning_from(dead_bytes_min: u64) -> Cleaner {
+        Cleaner { dead_bytes_min, at: None, emptied: Vec::new(), seen_end: 0 }
+    }
+
     /// One step: some records moved, or emptied segments given up.
     pub(crate) fn step(&mut self, commits: &Commits) -> Result<Progress> {
         let guard = &epoch::pin();
@@ -171,7 +182,7 @@ impl Cleaner {
             })
             .collect();
         let log_bytes = all.iter().filter(|s| !emptied(s)).map(|s| s.region.published()).sum();
-        let chosen = pick(&candidates, log_bytes, mood)?;
+        let chosen = pick(&candidates, log_bytes, self.dead_bytes_min, mood)?;
         let segment = sealed[chosen].clone();
         // Emptied segments older than this one count: until they are gone, a crash brings them back.
         let oldest = all.first().is_some_and(|first| Arc::ptr_eq(first, &segment));
@@ -274,12 +285,12 @@ mod tests {
     fn nothing_is_cleaned_for_little_gain() {
         let log = |c: &[Candidate]| c.iter().map(|c| c.bytes).sum();
         let full = [candidate(60, 0, 300), candidate(60, 0, 200)];
-        assert_eq!(pick(&full, log(&full), Mood::Busy), None);
-        assert_eq!(pick(&full, log(&full), Mood::Idle), None);
+        assert_eq!(pick(&full, log(&full), DEAD_BYTES_MIN, Mood::Busy), None);
+        assert_eq!(pick(&full, log(&full), DEAD_BYTES_MIN, Mood::Idle), None);
         let quarter_dead = [candidate(48, 0, 300), candidate(40, 0, 200)];
-        assert_eq!(pick(&quarter_dead, log(&quarter_dead), Mood::Busy), None);
-        assert!(pick(&quarter_dead, log(&quarter_dead), Mood::Idle).is_some());
-        assert_eq!(pick(&[], 0, Mood::Idle), None);
+        assert_eq!(pick(&quarter_dead, log(&quarter_dead), DEAD_BYTES_MIN, Mood::Busy), None);
+        assert!(pick(&quarter_dead, log(&quarter_dead), DEAD_BYTES_MIN, Mood::Idle).is_some());
+        assert_eq!(pick(&[], 0, DEAD_BYTES_MIN, Mood::Idle), None);
     }
 
     #[test]
@@ -294,11 +305,21 @@ mod tests {
     fn the_emptier_and_the_older_segment_goes_first() {
         let log = 3 * 64 * MIB;
         assert_eq!(
-            pick(&[candidate(32, 0, 200), candidate(1, 0, 200), candidate(32, 0, 200)], log, Mood::Busy),
+            pick(
+                &[candidate(32, 0, 200), candidate(1, 0, 200), candidate(32, 0, 200)],
+                log,
+                DEAD_BYTES_MIN,
+                Mood::Busy
+            ),
             Some(1)
         );
         assert_eq!(
-            pick(&[candidate(32, 0, 900), candidate(30, 0, 100), candidate(30, 0, 90)], log, Mood::Busy),
+            pick(
+                &[candidate(32, 0, 900), candidate(30, 0, 100), candidate(30, 0, 90)],
+                log,
+                DEAD_BYTES_MIN,
+                Mood::Busy
+            ),
             Some(0)
         );
     }
@@ -307,10 +328,10 @@ mod tests {
     fn tombstones_are_no_gain_unless_nothing_is_older() {
         let log = 2 * 64 * MIB;
         let behind = [candidate(64, 0, 200), candidate(4, 60, 100)];
-        assert_eq!(pick(&behind, log, Mood::Busy), Some(0), "what keeps them alive goes first");
+        assert_eq!(pick(&behind, log, DEAD_BYTES_MIN, Mood::Busy), Some(0), "what keeps them alive goes first");
         let few = [candidate(64, 0, 200), candidate(44, 20, 100)];
-        assert_eq!(pick(&few, log, Mood::Idle), None);
+        assert_eq!(pick(&few, log, DEAD_BYTES_MIN, Mood::Idle), None);
         let oldest = [candidate(4, 60, 200), candidate(64, 0, 100)];
-        assert_eq!(pick(&oldest, log, Mood::Busy), Some(0));
+        assert_eq!(pick(&oldest, log, DEAD_BYTES_MIN, Mood::Busy), Some(0));
     }
 }

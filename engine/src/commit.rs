@@ -23,7 +23,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::directory::{Directory, PendingWrite, Place, ShardGuard};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::record::{Kind, Record};
-use crate::log::{Appended, Found, Log};
+use crate::log::{Appended, Found, Log, Space};
 use crate::options::{BATCH_BYTES_MAX, Durability, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::segment::Segment;
 use crate::value::Version;
@@ -234,11 +234,21 @@ impl Commits {
         Ok(Told { value: Outcome::Written(appended.position), after: 0 })
     }
 
+    /// Space in the log. A failure to make some, other than for want of it on the disk, leaves the state of the disk unknown.
+    #[inline]
+    fn reserve<'g>(&self, bytes: u64, guard: &'g Guard) -> Result<Space<'g>> {
+        self.log.reserve(bytes, guard).inspect_err(|e| {
+            if e.kind() != ErrorKind::NoSpace {
+                self.poison(e.clone());
+            }
+        })
+    }
+
     #[inline]
     pub(crate) fn append(&self, record: &Record<'_>, guard: &Guard) -> Result<Appended> {
         let prepared = record.prepare();
         let bytes = prepared.bytes();
-        let mut space = self.log.reserve(bytes, guard)?;
+        let mut space = self.reserve(bytes, guard)?;
         let appended = space.appended(0, bytes);
         space.fill(0, &prepared);
         space.segment.count(record.kind, bytes);
@@ -258,7 +268,7 @@ impl Commits {
         let prepared = record.prepare();
         let bytes = prepared.bytes();
         let mut group = self.group.lock();
-        let mut space = self.log.reserve(bytes, guard)?;
+        let mut space = self.reserve(bytes, guard)?;
         let appended = space.appended(0, bytes);
         let write = PendingWrite { hash, place: appended.place, end: appended.end };
         group.queue.push_back(Queued { end: appended.end, writes: Writes::One(write) });
@@ -336,7 +346,7 @@ impl Commits {
 
         let waits = durability.waits_for_disk() || shards.any_pending();
         let mut group = waits.then(|| self.group.lock());
-        let mut space = self.log.reserve(total, guard)?;
+        let mut space = self.reserve(total, guard)?;
         let end = space.appended(0, total).end;
         let mut at = header.bytes();
         let places: Vec<PendingWrite> = writes

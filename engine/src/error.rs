@@ -85,6 +85,12 @@ impl Error {
         Error(Arc::new(Inner { kind, message: what.to_string(), source: Some(source) }))
     }
 
+    /// A sync that failed, for whatever reason: the state of the disk is unknown, and a full disk is no excuse.
+    #[cold]
+    pub(crate) fn sync(what: impl fmt::Display, source: io::Error) -> Self {
+        Error(Arc::new(Inner { kind: ErrorKind::Io, message: what.to_string(), source: Some(source) }))
+    }
+
     /// As [`Error::io`], naming the path in question.
     #[cold]
     pub(crate) fn path(what: &str, path: impl Into<PathBuf>, source: io::Error) -> Self {

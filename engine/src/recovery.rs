@@ -85,7 +85,7 @@ pub(crate) fn refuse_foreign(disk: &dyn Disk) -> Result<()> {
 }
 
 fn make(disk: &Arc<dyn Disk>) -> Result<Recovered> {
-    let random = || io::random_u64().map_err(|e| Error::io("no random numbers", e));
+    let random = || disk.random_u64().map_err(|e| Error::io("no random numbers", e));
     let superblock = Superblock {
         compat: 0,
         ro_compat: 0,
@@ -148,7 +148,8 @@ fn reopen(disk: &Arc<dyn Disk>, superblock: Superblock) -> Result<Recovered> {
             report.records += segment.extent.records;
             report.log_bytes += segment.extent.end;
         }
-        if segment.link.is_some() && segment.entry.sealed.is_none() && state.closed.is_none() {
+        let cut_before = i + 1 < kept && goes_on(&segments, i);
+        if segment.link.is_some() && segment.entry.sealed.is_none() && state.closed.is_none() && !cut_before {
             report.bytes_cut += used_bytes(segment.bytes()).saturating_sub(whole);
         }
     }
@@ -261,8 +262,10 @@ fn log_end(segments: &[Loaded], closed: Option<(u64, u64)>) -> Result<usize> {
                 None => Ok(i),
             };
         };
+        // Where a number is missing, either a segment was cleaned away, and then all before it are sealed, or one was made
+        // ready and given up unused, and then the link is to the segment before that.
         if let Some(before) = before
-            && before.number + 1 == segment.number
+            && (before.number + 1 == segment.number || before.entry.sealed.is_none())
             && link != before.end()
         {
             // The log before this segment was longer than it is now.
@@ -272,13 +275,15 @@ fn log_end(segments: &[Loaded], closed: Option<(u64, u64)>) -> Result<usize> {
                 None => Ok(i),
             };
         }
-        let stops = segment.extent.defect != Defect::Blank || segment.entry.sealed.is_some_and(|e| e != segment.end());
+        // A torn tail that an earlier open cut is no end, and what was written since bears no witness to it.
+        let torn = segment.extent.defect != Defect::Blank && !goes_on(segments, i);
+        let stops = torn || segment.entry.sealed.is_some_and(|e| e != segment.end());
         if (stops || i + 1 == segments.len())
             && let Some(by) = witness(segments, i, segment.end(), closed)
         {
             return Err(damaged(segment, segment.extent.defect_at, &by));
         }
-        if segment.extent.defect != Defect::Blank && segment.entry.sealed.is_none() && !goes_on(segments, i) {
+        if torn && segment.entry.sealed.is_none() {
             return Ok(i + 1);
         }
     }

@@ -84,14 +84,26 @@ impl Store {
     }
 
     fn on_disk(disk: Arc<dyn Disk>, options: Options) -> Result<Store> {
+        let store = Store::without_worker(disk, options)?;
+        if !store.0.read_only {
+            let worker = Worker::start(store.0.commits.clone(), store.0.bell.clone(), store.0.durability)?;
+            *store.0.worker.lock() = Some(worker);
+        }
+        Ok(store)
+    }
+
+    /// The store alone; its background jobs are the caller's to run.
+    pub(crate) fn without_worker(disk: Arc<dyn Disk>, options: Options) -> Result<Store> {
         let recovered = recovery::recover(&disk)?;
         let (location, read_only) = (disk.location(), disk.read_only());
         let log = Log::new(disk, recovered.manifest, &options, recovered.resume)?;
         let commits = Arc::new(Commits::new(log, recovered.hash_seed, read_only));
         let catalogue = take_up(&commits)?;
-        let worker = (!read_only).then(|| Worker::start(commits.clone(), options.durability)).transpose()?;
-        let bell = worker.as_ref().map(|w| w.bell().clone()).unwrap_or_default();
-        if commits.log.has_closed() {
+        let bell = Arc::<Bell>::default();
+        if !read_only && commits.log.has_closed() {
+            // What the open shows is decided for good, also for those who were told that a commit is indeterminate: what
+            // a dead process left in the system's cache must not vanish with the next power cut.
+            commits.sync_closed()?;
             bell.ring();
         }
         Ok(Store(Arc::new(Inner {
@@ -100,7 +112,7 @@ impl Store {
             durability: options.durability,
             bell,
             catalogue,
-            worker: Mutex::new(worker),
+            worker: Mutex::default(),
             report: recovered.report,
             location,
             read_only,

@@ -1,6 +1,6 @@
 //! Background work: one thread a store, woken when there is something to do.
 //!
-//! The jobs themselves are steps that anybody may run ([`Jobs::step`]); the thread is only what runs them in production. A job
+//! The jobs themselves are steps that anybody may run ([`Jobs::round`]); the thread is only what runs them in production. A job
 //! that fails for want of space is tried again later; any other failure poisons the store, and so does a panic.
 
 use std::sync::Arc;
@@ -58,18 +58,13 @@ pub(crate) struct Worker {
 
 impl Worker {
     #[allow(clippy::disallowed_methods, reason = "the one place where the engine starts a thread")]
-    pub(crate) fn start(commits: Arc<Commits>, durability: Durability) -> Result<Worker> {
-        let bell = Arc::<Bell>::default();
+    pub(crate) fn start(commits: Arc<Commits>, bell: Arc<Bell>, durability: Durability) -> Result<Worker> {
         let ears = bell.clone();
         let thread = std::thread::Builder::new()
             .name("kvasi".to_owned())
             .spawn(move || run(&commits, &ears, durability))
             .map_err(|e| Error::io("cannot start the background thread", e))?;
         Ok(Worker { bell, thread: Some(thread) })
-    }
-
-    pub(crate) fn bell(&self) -> &Arc<Bell> {
-        &self.bell
     }
 }
 
@@ -108,15 +103,12 @@ fn run(commits: &Commits, bell: &Bell, durability: Durability) {
         if bell.stop.load(Ordering::Acquire) {
             return;
         }
-        rest = match jobs.step(commits, every.is_some()) {
-            Ok(Next::AtOnce) => Some(Duration::ZERO),
-            Ok(Next::Soon) => Some(every.unwrap_or(SOON).min(SOON)),
-            Ok(Next::WhenRung) => every,
-            Err(e) if e.kind() == ErrorKind::NoSpace => Some(RETRY),
-            Err(e) => {
-                commits.poison(e);
-                return;
-            }
+        rest = match jobs.round(commits, every.is_some()) {
+            Some(Next::AtOnce) => Some(Duration::ZERO),
+            Some(Next::Soon) => Some(every.unwrap_or(SOON).min(SOON)),
+            Some(Next::WhenRung) => every,
+            Some(Next::WhenSpace) => Some(RETRY),
+            None => return,
         };
     }
 }
@@ -128,6 +120,8 @@ pub(crate) enum Next {
     /// After a short rest: it depends on what others do meanwhile.
     Soon,
     WhenRung,
+    /// A job wanted space and there was none.
+    WhenSpace,
 }
 
 /// All background jobs of a store, between two rounds.
@@ -137,10 +131,32 @@ pub(crate) struct Jobs {
 }
 
 impl Jobs {
+    /// Jobs whose cleaner finds this many dead bytes worth its work.
+    #[cfg(feature = "testing")]
+    pub(crate) fn cleaning_from(dead_bytes_min: u64) -> Jobs {
+        Jobs { cleaner: Cleaner::cleaning_from(dead_bytes_min) }
+    }
+
+    /// One round, and what its failure does to the store; `None` if that was the last one.
+    pub(crate) fn round(&mut self, commits: &Commits, interval: bool) -> Option<Next> {
+        match self.step(commits, interval) {
+            Ok(next) => Some(next),
+            Err(e) if e.kind() == ErrorKind::NoSpace => Some(Next::WhenSpace),
+            Err(e) => {
+                commits.poison(e);
+                None
+            }
+        }
+    }
+
     /// One round: the next segment, syncs that are due, seals, a step of cleaning. With `interval`, everything logged is
     /// synced, not only what somebody waits for.
-    pub(crate) fn step(&mut self, commits: &Commits, interval: bool) -> Result<Next> {
+    fn step(&mut self, commits: &Commits, interval: bool) -> Result<Next> {
         let prepared = commits.log.prepare_next();
+        if prepared.as_ref().is_err_and(|e| e.kind() != ErrorKind::NoSpace) {
+            // Nothing more is written or synced.
+            return prepared.map(|()| Next::WhenRung);
+        }
         if interval || commits.wants_sync() {
             let end = commits.log.end(&epoch::pin());
             if end > commits.applied() {

@@ -18,6 +18,8 @@
 use std::fmt;
 use std::io;
 use std::ops::Range;
+#[cfg(feature = "testing")]
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -33,7 +35,22 @@ const SPINS: u32 = 300;
 const SLEEP_MAX: Duration = Duration::from_micros(200);
 
 /// Memory of a mapping, not yet a region: what the seam hands out.
-pub(crate) struct Map(MmapRaw);
+pub(crate) struct Map {
+    memory: MmapRaw,
+    /// Who wants to know; there is no such field in production.
+    #[cfg(feature = "testing")]
+    watch: Option<Arc<dyn Watch>>,
+}
+
+/// Is told what a mapping is used for, where the mapping cannot tell: the simulated disk is no kernel that sees which
+/// pages are dirty.
+#[cfg(feature = "testing")]
+pub(crate) trait Watch: Send + Sync {
+    /// These bytes were written at `at`. In the order in which they become readable.
+    fn published(&self, at: u64, bytes: &[u8]);
+    /// In place of `msync`.
+    fn sync(&self, range: Range<u64>) -> io::Result<()>;
+}
 
 impl Map {
     /// Maps the first `bytes` bytes of `file`, shared with every other mapping of it.
@@ -41,20 +58,35 @@ impl Map {
         let len = usize::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
         let mut options = MmapOptions::new();
         options.len(len);
-        let map = if writable { options.map_raw(file)? } else { options.map_raw_read_only(file)? };
-        Ok(Map(map))
+        Ok(Map::unwatched(if writable { options.map_raw(file)? } else { options.map_raw_read_only(file)? }))
     }
 
     /// Zeroed memory without a file.
     pub(crate) fn anonymous(bytes: u64) -> io::Result<Map> {
         let len = usize::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-        Ok(Map(MmapOptions::new().len(len).map_anon()?.into()))
+        Ok(Map::unwatched(MmapOptions::new().len(len).map_anon()?.into()))
+    }
+
+    /// Memory that begins as a copy of `bytes`, and whose use `watch` is told of.
+    #[cfg(feature = "testing")]
+    pub(crate) fn copied(bytes: &[u8], watch: Option<Arc<dyn Watch>>) -> io::Result<Map> {
+        let mut memory = MmapOptions::new().len(bytes.len()).map_anon()?;
+        memory.copy_from_slice(bytes);
+        Ok(Map { memory: memory.into(), watch })
+    }
+
+    fn unwatched(memory: MmapRaw) -> Map {
+        Map {
+            memory,
+            #[cfg(feature = "testing")]
+            watch: None,
+        }
     }
 }
 
 /// A mapping filled from front to back; see the file header for what holds.
 pub(crate) struct Region {
-    map: MmapRaw,
+    map: Map,
     bytes: u64,
     reserved: AtomicU64,
     published: AtomicU64,
@@ -74,11 +106,11 @@ pub(crate) struct Full;
 impl Region {
     /// A region over `map` whose first `filled` bytes are already there; `open` if more may be appended.
     pub(crate) fn new(map: Map, filled: u64, open: bool) -> Region {
-        let bytes = map.0.len() as u64;
+        let bytes = map.memory.len() as u64;
         assert!(filled <= bytes, "a region of {bytes} bytes cannot hold {filled}");
         let reserved = if open { filled } else { filled | CLOSED };
         Region {
-            map: map.0,
+            map,
             bytes,
             reserved: AtomicU64::new(reserved),
             published: AtomicU64::new(filled),
@@ -91,7 +123,7 @@ impl Region {
 
     /// The same bytes, of which only the first `filled` count; takes no more.
     pub(crate) fn cut(self, filled: u64) -> Region {
-        Region::new(Map(self.map), filled, false)
+        Region::new(self.map, filled, false)
     }
 
     /// Size of the mapping.
@@ -129,6 +161,7 @@ impl Region {
     #[inline]
     fn publish(&self, start: u64, end: u64) {
         if self.published.load(Ordering::Acquire) == start {
+            self.tell(start, end);
             // Only the owner of the range that starts here may move on: nobody else stores now.
             self.published.store(end, Ordering::SeqCst);
             // Either this load sees the range that somebody left, or they see the store above (both SeqCst).
@@ -137,6 +170,21 @@ impl Region {
             }
         } else {
             self.publish_out_of_turn(start, end);
+        }
+    }
+
+    /// Says that these bytes are complete, before they count as published: so that whoever syncs past them finds them told.
+    #[inline]
+    #[cfg_attr(not(feature = "testing"), allow(unused_variables, reason = "nobody listens in production"))]
+    fn tell(&self, start: u64, end: u64) {
+        #[cfg(feature = "testing")]
+        if let Some(watch) = &self.map.watch {
+            // SAFETY: the range was reserved and filled by a thread that has given it over by now (in its turn, or through
+            // `done`), and lies inside the mapping (rule 1).
+            let bytes = unsafe {
+                std::slice::from_raw_parts(self.map.memory.as_ptr().add(start as usize), (end - start) as usize)
+            };
+            watch.published(start, bytes);
         }
     }
 
@@ -157,7 +205,8 @@ impl Region {
         loop {
             let published = self.published.load(Ordering::SeqCst);
             let Some(next) = done.iter().position(|(start, _)| *start == published) else { break };
-            let (_, end) = done.swap_remove(next);
+            let (start, end) = done.swap_remove(next);
+            self.tell(start, end);
             self.published.store(end, Ordering::SeqCst);
             moved = true;
         }
@@ -200,20 +249,27 @@ impl Region {
         // SAFETY: the range lies below `published`, so inside the mapping and never written again (rules 1 and 3); the
         // Acquire load above orders the writer's copy before this read. The borrow keeps the mapping alive (rule 5).
         Some(unsafe {
-            std::slice::from_raw_parts(self.map.as_ptr().add(range.start as usize), (range.end - range.start) as usize)
+            std::slice::from_raw_parts(
+                self.map.memory.as_ptr().add(range.start as usize),
+                (range.end - range.start) as usize,
+            )
         })
     }
 
     /// Waits until the published bytes of `range` are on the disk. For anonymous memory there is nothing to wait for.
     pub(crate) fn sync(&self, range: Range<u64>) -> io::Result<()> {
-        self.map.flush_range(range.start as usize, (range.end - range.start) as usize)
+        #[cfg(feature = "testing")]
+        if let Some(watch) = &self.map.watch {
+            return watch.sync(range);
+        }
+        self.map.memory.flush_range(range.start as usize, (range.end - range.start) as usize)
     }
 
     /// Asks the system to make the pages present for writing, so that appending does not fault. A hint: errors do not
     /// matter, the fault comes later instead.
     pub(crate) fn populate(&self) {
         #[cfg(target_os = "linux")]
-        let _ = self.map.advise(memmap2::Advice::PopulateWrite);
+        let _ = self.map.memory.advise(memmap2::Advice::PopulateWrite);
     }
 }
 
@@ -245,7 +301,9 @@ impl Reservation<'_> {
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: the range was reserved by this value alone (rule 2), lies inside the mapping (rule 1), and is lent to
         // nobody else before it is published (rule 3), which consumes `self`.
-        unsafe { std::slice::from_raw_parts_mut(self.region.map.as_mut_ptr().add(self.at as usize), self.len as usize) }
+        unsafe {
+            std::slice::from_raw_parts_mut(self.region.map.memory.as_mut_ptr().add(self.at as usize), self.len as usize)
+        }
     }
 
     /// Makes the bytes readable, after those reserved before. Waits only for the copies of other threads.

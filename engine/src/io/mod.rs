@@ -7,6 +7,8 @@
 pub(crate) mod disk;
 pub(crate) mod map;
 pub(crate) mod memory;
+#[cfg(feature = "testing")]
+pub(crate) mod sim;
 
 use std::fmt::Debug;
 use std::io;
@@ -29,6 +31,10 @@ pub(crate) trait Disk: Send + Sync + Debug {
     fn sync_dir(&self) -> io::Result<()>;
     /// For messages to people.
     fn location(&self) -> String;
+    /// A random number: salts and seeds that guests must not guess.
+    fn random_u64(&self) -> io::Result<u64> {
+        random_u64()
+    }
     /// Whether files are written at all, or only looked at.
     fn read_only(&self) -> bool {
         false
@@ -54,14 +60,21 @@ pub(crate) trait File: Send + Sync + Debug {
     fn map(&self, bytes: u64, writable: bool) -> io::Result<Map>;
 }
 
+/// How often in a row a call may be interrupted before that is an error: a thread that is interrupted for ever hangs.
+const INTERRUPTIONS_MAX: u32 = 10_000;
+
 /// Reads until `into` is full or the file ends; the number of bytes read.
 pub(crate) fn read_full(file: &dyn File, offset: u64, into: &mut [u8]) -> io::Result<usize> {
     let mut done = 0;
+    let mut interruptions = 0;
     while done < into.len() {
         match file.read_at(offset + done as u64, &mut into[done..]) {
             Ok(0) => break,
-            Ok(n) => done += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Ok(n) => {
+                done += n;
+                interruptions = 0;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted && interruptions < INTERRUPTIONS_MAX => interruptions += 1,
             Err(e) => return Err(e),
         }
     }
@@ -83,11 +96,15 @@ pub(crate) fn read_whole(file: &dyn File, bytes_max: u64) -> io::Result<Vec<u8>>
 /// Writes all of `from`. A write of no bytes is an error and not a reason to try for ever.
 pub(crate) fn write_full(file: &dyn File, offset: u64, from: &[u8]) -> io::Result<()> {
     let mut done = 0;
+    let mut interruptions = 0;
     while done < from.len() {
         match file.write_at(offset + done as u64, &from[done..]) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => done += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Ok(n) => {
+                done += n;
+                interruptions = 0;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted && interruptions < INTERRUPTIONS_MAX => interruptions += 1,
             Err(e) => return Err(e),
         }
     }
@@ -106,8 +123,8 @@ pub(crate) fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// A random number from the operating system: salts and seeds that guests must not guess.
+/// A random number from the operating system.
 #[allow(clippy::disallowed_methods, reason = "the seam itself")]
-pub(crate) fn random_u64() -> io::Result<u64> {
+fn random_u64() -> io::Result<u64> {
     getrandom::u64().map_err(io::Error::other)
 }

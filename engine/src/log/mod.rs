@@ -14,7 +14,6 @@
 pub(crate) mod record;
 pub(crate) mod replay;
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -26,7 +25,7 @@ use crate::directory::{Cell, PLACE_BITS, Place};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::map::{Map, Region, Reservation};
 use crate::io::memory::MemoryDisk;
-use crate::io::{self as seam, Disk, File};
+use crate::io::{self as seam, Disk};
 use crate::manifest::Manifest;
 use crate::manifest::edit::Edit;
 use crate::segment::{self, HEADER_BYTES, Header, Segment};
@@ -259,7 +258,14 @@ impl Log {
             return Ok(());
         }
         let fits = |next: &Arc<Segment>| next.header.capacity - HEADER_BYTES >= bytes;
-        let next = match grow.next.take_if(|next| fits(next)) {
+        if let Some(small) = grow.next.take_if(|next| !fits(next)) {
+            // Used after the one made now it would break the order of positions, and left unused the links of recovery.
+            if let Err(e) = self.retire(&small) {
+                grow.next = Some(small);
+                return Err(e);
+            }
+        }
+        let next = match grow.next.take() {
             Some(next) => next,
             None => self.make_segment(&mut grow, bytes)?,
         };
@@ -291,39 +297,36 @@ impl Log {
     fn make_segment(&self, grow: &mut Grow, bytes: u64) -> Result<Arc<Segment>> {
         let capacity = (bytes + HEADER_BYTES).next_multiple_of(PAGE_BYTES).max(grow.bytes);
         let header = Header { number: grow.number, base: grow.base, salt: self.random()?, capacity };
-        let name = segment::file_name(header.number);
-        let failed = |e| Error::io(format_args!("cannot make {name}"), e);
-        let file = self.disk.create(&name).map_err(failed)?;
-        grow.number += 1;
-        let made = self.fill_new(&header, &*file).map_err(failed).and_then(|()| {
-            let edit = Edit::Add { segment: header.number, base: header.base, capacity };
-            self.manifest.lock().append(edit)?;
-            let reserve = || {
-                file.reserve(capacity)?;
-                if self.syncs {
-                    // Zeros that are on the disk already make a later sync write just the pages it is about.
-                    file.sync()?;
-                }
-                file.map(capacity, true)
-            };
-            reserve().map_err(|e| {
-                // A full disk is lived through: the store goes on with what it has.
-                let _ = self.manifest.lock().append(Edit::Remove { segment: header.number });
-                failed(e)
-            })
-        });
-        let map = match made {
-            Ok(map) => map,
-            Err(e) => {
-                let _ = self.disk.remove(&name);
-                return Err(e);
-            }
-        };
         let guard = &epoch::pin();
         let mut slots = self.slots.load(guard).clone();
         let first_slot = free_slots(&slots, slots_of(capacity)).ok_or_else(|| {
             Error::new(ErrorKind::NoSpace, "the log has reached 512 GiB, the most one store can address")
         })?;
+        let name = segment::file_name(header.number);
+        let failed = |e| Error::io(format_args!("cannot make {name}"), e);
+        let file = self.disk.create(&name).map_err(failed)?;
+        grow.number += 1;
+        // Of the failures, only a want of space is lived through, and it comes before anything is known to the manifest;
+        // the file of any other is left to the next open, which knows what the manifest came to say.
+        let give_up = |e: Error| {
+            if e.kind() == ErrorKind::NoSpace {
+                let _ = self.disk.remove(&name);
+            }
+            e
+        };
+        let no_sync = |e| Error::sync(format_args!("cannot sync {name}"), e);
+        seam::write_full(&*file, 0, &header.encode(self.store)).map_err(failed).map_err(give_up)?;
+        if self.syncs {
+            // Zeros that are on the disk already make a later sync write just the pages it is about.
+            file.reserve(capacity).map_err(failed).map_err(give_up)?;
+        }
+        file.sync().and_then(|()| self.disk.sync_dir()).map_err(no_sync)?;
+        if !self.syncs {
+            file.reserve(capacity).map_err(failed).map_err(give_up)?;
+        }
+        let map = file.map(capacity, true).map_err(failed)?;
+        let add = Edit::Add { segment: header.number, base: header.base, capacity };
+        self.manifest.lock().append(add).map_err(give_up)?;
         let region = Region::new(map, HEADER_BYTES - segment::LINK_BYTES, true);
         let segment = Arc::new(Segment::new(header, first_slot as u32, file, region));
         segment.region.populate();
@@ -334,14 +337,8 @@ impl Log {
         Ok(segment)
     }
 
-    fn fill_new(&self, header: &Header, file: &dyn File) -> io::Result<()> {
-        seam::write_full(file, 0, &header.encode(self.store))?;
-        file.sync()?;
-        self.disk.sync_dir()
-    }
-
     fn random(&self) -> Result<u64> {
-        seam::random_u64().map_err(|e| Error::io("no random numbers", e))
+        self.disk.random_u64().map_err(|e| Error::io("no random numbers", e))
     }
 
     /// Background: has the next segment ready before the active one is full.
@@ -432,7 +429,7 @@ impl Log {
     fn sync_segment(&self, segment: &Segment) -> Result<u64> {
         segment
             .sync(self.durable())
-            .map_err(|e| Error::io(format_args!("cannot sync {}", segment::file_name(segment.header.number)), e))
+            .map_err(|e| Error::sync(format_args!("cannot sync {}", segment::file_name(segment.header.number)), e))
     }
 
     /// Background: writes down that closed, synced segments are complete, and gives their unused space back.
@@ -571,7 +568,7 @@ fn trim(segment: &Segment) -> Result<()> {
     let name = segment::file_name(segment.header.number);
     let failed = |e| Error::io(format_args!("cannot trim {name}"), e);
     segment.file.set_len(end).map_err(failed)?;
-    segment.file.sync().map_err(failed)
+    segment.file.sync().map_err(|e| Error::sync(format_args!("cannot sync {name}"), e))
 }
 
 pub(crate) fn slots_of(capacity: u64) -> usize {

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::checksum::Seed;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::io::{self, Disk, File};
 use edit::{EDIT_BYTES, Edit};
 use superblock::Superblock;
@@ -134,17 +134,23 @@ impl Manifest {
         &self.superblock
     }
 
-    /// Adds an edit; at return it is on the disk. After a failure the manifest takes no more.
+    /// Adds an edit; at return it is on the disk. Where there was no space for it the next one is written in its place;
+    /// after any other failure the manifest takes no more.
     pub(crate) fn append(&mut self, edit: Edit) -> Result<()> {
         let name = file_name(self.superblock.manifest);
         if self.broken {
             return Err(Error::io(format_args!("{name} takes no more edits"), std::io::ErrorKind::Other.into()));
         }
         let bytes = edit.encode(seed(&self.superblock, self.bytes));
-        let written = io::write_full(&*self.file, self.bytes, &bytes).and_then(|()| self.file.sync());
-        if let Err(e) = written {
+        let failed = |e| Error::io(format_args!("cannot append to {name}"), e);
+        if let Err(e) = io::write_full(&*self.file, self.bytes, &bytes).map_err(failed) {
+            // Half an edit never counts, and is written over.
+            self.broken = e.kind() != ErrorKind::NoSpace;
+            return Err(e);
+        }
+        if let Err(e) = self.file.sync() {
             self.broken = true;
-            return Err(Error::io(format_args!("cannot append to {name}"), e));
+            return Err(Error::sync(format_args!("cannot sync {name}"), e));
         }
         self.bytes += EDIT_BYTES as u64;
         self.state.apply(edit);
@@ -155,6 +161,10 @@ impl Manifest {
     /// anew, since what a crashed process left in the system's cache may not be on the disk.
     pub(crate) fn take_over(&mut self) -> Result<()> {
         if !self.torn && self.bytes <= REWRITE_BYTES && self.state.closed.is_some() {
+            // Again, lest the edits that were read stand in the system's cache only, after a sync that failed.
+            let edits =
+                io::read_whole(&*self.file, FILE_BYTES_MAX).and_then(|edits| io::write_full(&*self.file, 0, &edits));
+            edits.map_err(|e| Error::io("cannot write the manifest again", e))?;
             return self.append(Edit::Open);
         }
         self.state.closed = None;
@@ -221,7 +231,6 @@ fn fold(name: &str, bytes: &[u8], superblock: &Superblock) -> Result<(State, boo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
     use crate::io::memory::MemoryDisk;
 
     fn new() -> (Arc<MemoryDisk>, Manifest) {

@@ -136,8 +136,8 @@ impl Superblock {
         }
         match slots.pop() {
             Some(Ok(superblock)) => superblock.check_features(disk).map(Some),
-            // A store is complete only once both slots are on the disk: blank ones are a creation cut short.
-            _ if bytes.iter().all(|b| *b == 0) => Ok(None),
+            // A store is complete only once both slots are on the disk.
+            _ if was_never_completed(disk)? => Ok(None),
             _ => Err(Error::corrupt(FILE, 0, "neither slot is a superblock; restore from a backup")),
         }
     }
@@ -154,6 +154,17 @@ impl Superblock {
         }
         Ok(self)
     }
+}
+
+/// Whether the directory is that of a creation cut short: nothing in it but the superblock has any bytes yet.
+fn was_never_completed(disk: &dyn Disk) -> Result<bool> {
+    let failed = |e| Error::io(format_args!("cannot list {}", disk.location()), e);
+    for name in disk.list().map_err(failed)? {
+        if name != FILE && disk.open(&name).and_then(|file| file.len()).map_err(failed)? > 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn read_slots(file: &dyn File) -> Result<Vec<u8>> {
@@ -186,6 +197,8 @@ mod tests {
         patch(&disk, 0, b"torn");
         assert_eq!(Superblock::read(&disk).unwrap(), Some(SAMPLE), "the other slot still stands");
         patch(&disk, 1, b"torn");
+        assert_eq!(Superblock::read(&disk).unwrap(), None, "nothing else has any bytes: a creation cut short");
+        io::write_full(&*disk.create("other").unwrap(), 0, b"bytes").unwrap();
         assert_eq!(Superblock::read(&disk).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 

@@ -1,6 +1,13 @@
-//! Doors for fuzz targets and tests into what reads untrusted bytes (feature `testing`). No stability promise.
+//! What the project's own tests share (feature `testing`): doors into what reads untrusted bytes, and the crash and fault
+//! campaigns on the simulated disk. No stability promise.
 //!
-//! Every function here must return for any input: no panic, no hang, no allocation beyond the input's size.
+//! `workload` drives a store by seed and tells `model` what it was told; `crash` and `faults` judge what is left by it. The
+//! functions in this file must return for any input: no panic, no hang, no allocation beyond the input's size.
+
+pub mod crash;
+pub mod faults;
+mod model;
+mod workload;
 
 use std::sync::Arc;
 
@@ -14,6 +21,28 @@ use crate::log::replay;
 use crate::manifest::Manifest;
 use crate::manifest::superblock::Superblock;
 use crate::{Durability, Options, Store};
+
+/// A small generator of our own (SplitMix64): the same seed gives the same run on every machine and in every release.
+#[derive(Clone, Debug)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+}
 
 /// Reads `bytes` as a record; what was read is written again and must be the same bytes.
 pub fn read_record(bytes: &[u8]) {

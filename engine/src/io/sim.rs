@@ -1,0 +1,827 @@
+//! A simulated disk (feature `testing`): knows what a power cut would leave, fails on demand, and watches the engine's
+//! manners.
+//!
+//! Every call that changes something is an [`Op`] in a recording. A [`Platter`] is what the recording comes to so far: of
+//! each file what is durable and what was written since, of the directory likewise. From a platter the disk *image* of
+//! any [`Variant`] of a power cut is built, without running the engine again.
+//!
+//! What is assumed of a disk is as little as can be: until a sync of the file covers it, each write may be on the disk or
+//! not, whole or cut at any byte, in any order, and a file that grew may show zeros or garbage; until the directory is
+//! synced each creation and removal may have happened or not, each for itself. A sync that fails leaves the cache as it
+//! is and its bytes are never written (ext4). Appends through a mapping are writes like the others ([`Watch`]).
+//!
+//! The *monitor* is always on: [`SimDisk::violation`] tells of the first breach of the order in which files may change
+//! (docs/file-format.md). Nothing here is for concurrent use beyond being sound: a test drives the engine by one thread.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::disk::LOCK_FILE;
+use super::map::{Map, Watch};
+use super::{Disk, File};
+use crate::manifest::edit::EDIT_BYTES;
+use crate::manifest::superblock::{self, Superblock};
+use crate::manifest::{self, Manifest};
+use crate::segment;
+use crate::testing::Random;
+
+/// What is on a disk: every file by name.
+pub(crate) type Image = BTreeMap<String, Arc<[u8]>>;
+
+/// Bytes that a disk writes whole or not at all; but see [`Variant::LastTorn`].
+const SECTOR_BYTES: u64 = 512;
+/// Writes up to this size are torn at every byte, larger ones at sectors.
+const TORN_BYTES_MAX: usize = 64;
+/// The part of a segment that must be durable before the manifest may name it.
+const SEGMENT_HEADER: Range<u64> = 0..56;
+
+/// A call that changed something.
+#[derive(Clone, Debug)]
+pub(crate) enum Op {
+    Create {
+        file: usize,
+        name: String,
+    },
+    Remove {
+        name: String,
+    },
+    Write {
+        file: usize,
+        at: u64,
+        bytes: Arc<[u8]>,
+    },
+    Resize {
+        file: usize,
+        to: u64,
+    },
+    Sync {
+        file: usize,
+    },
+    SyncRange {
+        file: usize,
+        range: Range<u64>,
+    },
+    /// The sync failed, and what it should have written is never written.
+    SyncFailed {
+        file: usize,
+    },
+    SyncDir,
+}
+
+/// Something written to a file and not synced.
+#[derive(Clone, Debug)]
+enum Effect {
+    Write { at: u64, bytes: Arc<[u8]> },
+    Resize { to: u64 },
+}
+
+/// A name made or removed and not synced.
+#[derive(Clone, Debug)]
+struct NameChange {
+    seq: u64,
+    name: String,
+    /// `None` removes it.
+    file: Option<usize>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct FileState {
+    name: String,
+    /// As a reader sees it.
+    cache: Vec<u8>,
+    durable: Vec<u8>,
+    pending: Vec<(u64, Effect)>,
+}
+
+/// The state of a disk in mid-flight.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Platter {
+    files: Vec<FileState>,
+    names: BTreeMap<String, usize>,
+    durable_names: BTreeMap<String, usize>,
+    pending_names: Vec<NameChange>,
+    seq: u64,
+}
+
+/// What a power cut leaves of what was not synced. Numbers count the unsynced changes, oldest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variant {
+    /// Nothing of it.
+    AllLost,
+    /// All of it.
+    AllKept,
+    /// All but one change.
+    WithoutOne(u32),
+    /// One change alone.
+    OnlyOne(u32),
+    /// All, but of the last write only so many bytes from its start.
+    LastTorn(u32),
+    /// All, but of the last write only what follows so many bytes.
+    LastHeadless(u32),
+    /// Files have grown, and hold zeros there.
+    ZeroTails,
+    /// Files have grown, and hold garbage there.
+    GarbageTails(u64),
+    /// Each change kept, lost or torn, by this seed.
+    Random(u64),
+}
+
+/// What becomes of one unsynced change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Lost,
+    Kept,
+    Head(u64),
+    Tail(u64),
+    /// A write that made the file grow, its bytes lost.
+    Grown,
+}
+
+#[derive(Clone, Copy)]
+enum Change<'a> {
+    Data(usize, &'a Effect),
+    Name(&'a NameChange),
+}
+
+fn apply(bytes: &mut Vec<u8>, effect: &Effect) {
+    match effect {
+        Effect::Write { at, bytes: from } => write_into(bytes, *at, from),
+        Effect::Resize { to } => bytes.resize(*to as usize, 0),
+    }
+}
+
+fn write_into(bytes: &mut Vec<u8>, at: u64, from: &[u8]) {
+    let end = at as usize + from.len();
+    if bytes.len() < end {
+        bytes.resize(end, 0);
+    }
+    bytes[at as usize..end].copy_from_slice(from);
+}
+
+impl Platter {
+    pub(crate) fn new(image: &Image) -> Platter {
+        let mut platter = Platter::default();
+        for (name, bytes) in image {
+            let id = platter.files.len();
+            let state =
+                FileState { name: name.clone(), cache: bytes.to_vec(), durable: bytes.to_vec(), pending: Vec::new() };
+            platter.files.push(state);
+            platter.names.insert(name.clone(), id);
+        }
+        platter.durable_names = platter.names.clone();
+        platter
+    }
+
+    pub(crate) fn apply(&mut self, op: &Op) {
+        self.seq += 1;
+        let seq = self.seq;
+        match op {
+            Op::Create { file, name } => {
+                debug_assert_eq!(*file, self.files.len());
+                self.files.push(FileState { name: name.clone(), ..FileState::default() });
+                self.names.insert(name.clone(), *file);
+                self.pending_names.push(NameChange { seq, name: name.clone(), file: Some(*file) });
+            }
+            Op::Remove { name } => {
+                self.names.remove(name);
+                self.pending_names.push(NameChange { seq, name: name.clone(), file: None });
+            }
+            Op::Write { file, at, bytes } => {
+                let effect = Effect::Write { at: *at, bytes: bytes.clone() };
+                apply(&mut self.files[*file].cache, &effect);
+                self.files[*file].pending.push((seq, effect));
+            }
+            Op::Resize { file, to } => {
+                let effect = Effect::Resize { to: *to };
+                apply(&mut self.files[*file].cache, &effect);
+                self.files[*file].pending.push((seq, effect));
+            }
+            Op::Sync { file } => {
+                let FileState { durable, pending, .. } = &mut self.files[*file];
+                pending.drain(..).for_each(|(_, effect)| apply(durable, &effect));
+            }
+            Op::SyncRange { file, range } => self.files[*file].sync_range(range),
+            Op::SyncFailed { file } => self.files[*file].pending.clear(),
+            Op::SyncDir => {
+                self.durable_names = self.names.clone();
+                self.pending_names.clear();
+            }
+        }
+    }
+
+    /// All unsynced changes that a power cut may or may not take, oldest first.
+    fn changes(&self) -> Vec<(u64, Change<'_>)> {
+        let mut reachable: Vec<usize> = self.durable_names.values().copied().collect();
+        reachable.extend(self.pending_names.iter().filter_map(|n| n.file));
+        reachable.sort_unstable();
+        reachable.dedup();
+        let mut changes: Vec<(u64, Change<'_>)> =
+            self.pending_names.iter().map(|name| (name.seq, Change::Name(name))).collect();
+        for file in reachable {
+            changes.extend(self.files[file].pending.iter().map(|(seq, effect)| (*seq, Change::Data(file, effect))));
+        }
+        changes.sort_by_key(|(seq, _)| *seq);
+        changes
+    }
+
+    /// Every way in which a power cut now may end, but for random ones, of which there are `random`.
+    pub(crate) fn variants(&self, random: u64, seed: u64) -> Vec<Variant> {
+        let changes = self.changes();
+        let mut variants = vec![Variant::AllLost];
+        if changes.is_empty() {
+            return variants;
+        }
+        variants.push(Variant::AllKept);
+        for i in 0..changes.len() as u32 {
+            if changes.len() > 1 {
+                variants.extend([Variant::WithoutOne(i), Variant::OnlyOne(i)]);
+            }
+        }
+        let last = changes.iter().rev().find_map(|(_, change)| match change {
+            Change::Data(_, Effect::Write { at, bytes }) => Some((*at, bytes.len())),
+            _ => None,
+        });
+        if let Some((at, len)) = last {
+            let sector = |cut: u64| (at + cut).is_multiple_of(SECTOR_BYTES);
+            for cut in (1..len as u64).filter(|cut| len <= TORN_BYTES_MAX || sector(*cut)) {
+                variants.extend([Variant::LastTorn(cut as u32), Variant::LastHeadless(cut as u32)]);
+            }
+        }
+        variants.extend([Variant::ZeroTails, Variant::GarbageTails(seed)]);
+        variants.extend((0..random).map(|i| Variant::Random(seed.wrapping_add(i))));
+        variants
+    }
+
+    /// The disk after a power cut now.
+    pub(crate) fn image(&self, variant: Variant) -> Image {
+        let changes = self.changes();
+        let last = changes.iter().rposition(|(_, c)| matches!(c, Change::Data(_, Effect::Write { .. })));
+        let mut random = Random::new(match variant {
+            Variant::Random(seed) | Variant::GarbageTails(seed) => seed,
+            _ => 0,
+        });
+        // A run of changes tends to share its fate: all three of "mostly kept", "mostly lost" and "even" are drawn.
+        let odds = 1 + random.below(7);
+        let mut fate = |i: usize, change: Change<'_>| match variant {
+            Variant::AllLost => Fate::Lost,
+            Variant::AllKept => Fate::Kept,
+            Variant::WithoutOne(one) if one as usize == i => Fate::Lost,
+            Variant::WithoutOne(_) => Fate::Kept,
+            Variant::OnlyOne(one) if one as usize == i => Fate::Kept,
+            Variant::OnlyOne(_) => Fate::Lost,
+            Variant::LastTorn(cut) if last == Some(i) => Fate::Head(u64::from(cut)),
+            Variant::LastHeadless(cut) if last == Some(i) => Fate::Tail(u64::from(cut)),
+            Variant::LastTorn(_) | Variant::LastHeadless(_) => Fate::Kept,
+            Variant::ZeroTails | Variant::GarbageTails(_) => match change {
+                Change::Data(_, Effect::Write { .. }) => Fate::Grown,
+                _ => Fate::Kept,
+            },
+            Variant::Random(_) => match change {
+                Change::Data(_, Effect::Write { at, bytes }) if random.below(8) == 0 && bytes.len() > 1 => {
+                    let any = 1 + random.below(bytes.len() as u64 - 1);
+                    let sector = (at + any).next_multiple_of(SECTOR_BYTES) - at;
+                    let cut = if sector < bytes.len() as u64 { sector } else { any };
+                    if random.below(2) == 0 { Fate::Head(cut) } else { Fate::Tail(cut) }
+                }
+                _ if random.below(8) < odds => Fate::Kept,
+                _ => Fate::Lost,
+            },
+        };
+        let mut names = self.durable_names.clone();
+        let mut contents: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
+        let mut fill = Random::new(variant_seed(variant));
+        for (i, (_, change)) in changes.iter().enumerate() {
+            match (*change, fate(i, *change)) {
+                (_, Fate::Lost) => {}
+                (Change::Name(NameChange { name, file: Some(file), .. }), _) => drop(names.insert(name.clone(), *file)),
+                (Change::Name(NameChange { name, .. }), _) => drop(names.remove(name)),
+                (Change::Data(file, effect), fate) => {
+                    let bytes = contents.entry(file).or_insert_with(|| self.files[file].durable.clone());
+                    let before = bytes.len();
+                    match (effect, fate) {
+                        (Effect::Write { at, bytes: from }, Fate::Head(cut)) => {
+                            write_into(bytes, *at, &from[..cut as usize]);
+                        }
+                        (Effect::Write { at, bytes: from }, Fate::Tail(cut)) => {
+                            write_into(bytes, at + cut, &from[cut as usize..]);
+                        }
+                        (Effect::Write { at, bytes: from }, Fate::Grown) => {
+                            let end = *at as usize + from.len();
+                            bytes.resize(before.max(end), 0);
+                        }
+                        _ => apply(bytes, effect),
+                    }
+                    if matches!(variant, Variant::GarbageTails(_)) && bytes.len() > before {
+                        bytes[before..].iter_mut().for_each(|b| *b = fill.next() as u8);
+                    }
+                }
+            }
+        }
+        let content = |file: usize| match contents.get(&file) {
+            Some(bytes) => bytes.as_slice().into(),
+            None => self.files[file].durable.as_slice().into(),
+        };
+        names.iter().map(|(name, file)| (name.clone(), content(*file))).collect()
+    }
+
+    /// Whether bytes of a log segment wait for a sync.
+    fn has_unsynced_log(&self) -> bool {
+        let segments = self.names.iter().filter(|(name, _)| segment::number_of(name).is_some());
+        let mut writes = segments.flat_map(|(_, file)| &self.files[*file].pending);
+        writes.any(|(_, effect)| matches!(effect, Effect::Write { .. }))
+    }
+
+    fn used_bytes(&self) -> u64 {
+        self.names.values().map(|file| self.files[*file].cache.len() as u64).sum()
+    }
+
+    /// Whether `name` and the bytes of `range` in it are what a power cut leaves, whatever the variant.
+    fn is_durable(&self, name: &str, range: &Range<u64>) -> bool {
+        let Some(&file) = self.durable_names.get(name) else { return false };
+        let state = &self.files[file];
+        let touches = |effect: &Effect| match effect {
+            Effect::Write { at, bytes } => *at < range.end && at + bytes.len() as u64 > range.start,
+            Effect::Resize { to } => *to < range.end,
+        };
+        self.names.get(name) == Some(&file)
+            && !self.pending_names.iter().any(|change| change.name == name)
+            && state.durable.len() as u64 >= range.end
+            && !state.pending.iter().any(|(_, effect)| touches(effect))
+    }
+}
+
+fn variant_seed(variant: Variant) -> u64 {
+    match variant {
+        Variant::GarbageTails(seed) => seed ^ 0x5eed,
+        _ => 0,
+    }
+}
+
+impl FileState {
+    /// Makes what was written to `range` durable; the rest of what is pending stays so.
+    fn sync_range(&mut self, range: &Range<u64>) {
+        let pending = std::mem::take(&mut self.pending);
+        for (seq, effect) in pending {
+            let Effect::Write { at, bytes } = &effect else {
+                let Effect::Resize { to } = effect else { continue };
+                if to < self.durable.len() as u64 {
+                    self.durable.truncate(to as usize);
+                } else {
+                    // As much of the new length as the synced bytes need.
+                    let len = to.min(range.end).max(self.durable.len() as u64);
+                    self.durable.resize(len as usize, 0);
+                    self.pending.push((seq, Effect::Resize { to }));
+                }
+                continue;
+            };
+            let end = at + bytes.len() as u64;
+            let (from, to) = (range.start.clamp(*at, end), range.end.clamp(*at, end));
+            let part = |from: u64, to: u64| &bytes[(from - at) as usize..(to - at) as usize];
+            if from >= to {
+                self.pending.push((seq, effect));
+                continue;
+            }
+            write_into(&mut self.durable, from, part(from, to));
+            for (from, to) in [(*at, from), (to, end)] {
+                if from < to {
+                    self.pending.push((seq, Effect::Write { at: from, bytes: part(from, to).into() }));
+                }
+            }
+        }
+    }
+}
+
+/// How a call fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The device has an error. Any call.
+    Io,
+    /// The device is full. Calls that may need space, syncs included.
+    NoSpace,
+    /// Half of it is done. Reads and writes.
+    Short,
+    /// Nothing is done and no error given. Writes.
+    Zero,
+    /// A signal came. Reads and writes.
+    Interrupted,
+}
+
+/// Every way in which a call can fail.
+pub(crate) const FAILURES: [Failure; 5] =
+    [Failure::Io, Failure::NoSpace, Failure::Short, Failure::Zero, Failure::Interrupted];
+
+/// Which call fails.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fault {
+    /// Calls until then, counted from when the fault was set.
+    pub(crate) after: u64,
+    pub(crate) failure: Failure,
+    /// Every later call fails too.
+    pub(crate) sticky: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    Look,
+    Read,
+    Write,
+    /// Needs space.
+    Grow,
+    Sync,
+    Remove,
+}
+
+impl Failure {
+    fn hits(self, call: Call) -> bool {
+        match self {
+            Failure::Io => true,
+            Failure::NoSpace => matches!(call, Call::Write | Call::Grow | Call::Sync),
+            Failure::Short | Failure::Interrupted => matches!(call, Call::Read | Call::Write),
+            Failure::Zero => call == Call::Write,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct World {
+    base: Image,
+    ops: Vec<Op>,
+    platter: Platter,
+    calls: u64,
+    fault: Option<Fault>,
+    fault_calls: u64,
+    fault_hits: u64,
+    /// Bytes that fit.
+    quota: Option<u64>,
+    random: u64,
+    /// Counts processes: the handles of an earlier one do nothing any more.
+    boot: u64,
+    sync_failed: bool,
+    violation: Option<String>,
+}
+
+/// The disk as one process sees it; see the file header.
+#[derive(Clone, Debug)]
+pub(crate) struct SimDisk {
+    world: Arc<Mutex<World>>,
+    boot: u64,
+}
+
+fn eio() -> io::Error {
+    io::Error::other("simulated I/O error")
+}
+
+impl World {
+    fn record(&mut self, op: Op) {
+        self.platter.apply(&op);
+        self.ops.push(op);
+    }
+
+    #[cold]
+    fn breach(&mut self, what: String) {
+        let at = self.ops.len();
+        self.violation.get_or_insert_with(|| format!("before op {at}: {what}"));
+    }
+
+    /// Counts a call; how it is to fail, if it is.
+    fn call(&mut self, boot: u64, call: Call) -> io::Result<Option<Failure>> {
+        if boot != self.boot {
+            return Err(io::Error::other("the simulated process is dead"));
+        }
+        self.calls += 1;
+        if self.sync_failed && !matches!(call, Call::Look | Call::Read | Call::Remove) {
+            self.breach(format!("{call:?} after a sync has failed"));
+        }
+        let Some(fault) = self.fault else { return Ok(None) };
+        self.fault_calls += 1;
+        let due = if fault.sticky { self.fault_calls > fault.after } else { self.fault_calls == fault.after + 1 };
+        if !due || !fault.failure.hits(call) {
+            return Ok(None);
+        }
+        self.fault_hits += 1;
+        match fault.failure {
+            Failure::Io => Err(eio()),
+            Failure::NoSpace => Err(io::ErrorKind::StorageFull.into()),
+            Failure::Interrupted => Err(io::ErrorKind::Interrupted.into()),
+            other => Ok(Some(other)),
+        }
+    }
+
+    /// A call that fails or is done.
+    fn plain(&mut self, boot: u64, call: Call) -> io::Result<()> {
+        self.call(boot, call).map(drop)
+    }
+
+    /// How much of a file that grows from `len` to `want` fits.
+    fn fitting(&self, len: u64, want: u64) -> u64 {
+        match self.quota {
+            Some(quota) if want > len => want.min(len + quota.saturating_sub(self.platter.used_bytes())),
+            _ => want,
+        }
+    }
+
+    /// Called when `range` of a manifest was written: what it names must be there.
+    fn check_edits(&mut self, file: usize, range: Range<u64>) {
+        let state = &self.platter.files[file];
+        let field =
+            |edit: &[u8], i: usize| edit.get(8 * i..8 * i + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
+        let mut named = BTreeMap::new();
+        for (i, edit) in state.cache.chunks_exact(EDIT_BYTES).enumerate() {
+            let (Some(first), Some(number)) = (field(edit, 0), field(edit, 1)) else { continue };
+            match first >> 32 {
+                1 => drop(named.insert(number, (i * EDIT_BYTES) as u64)),
+                3 => drop(named.remove(&number)),
+                _ => {}
+            }
+        }
+        let written = |at: u64| at < range.end && at + EDIT_BYTES as u64 > range.start;
+        let missing = named.iter().filter(|(_, at)| written(**at)).map(|(number, _)| segment::file_name(*number));
+        let missing = missing.into_iter().find(|name| !self.platter.is_durable(name, &SEGMENT_HEADER));
+        if let Some(name) = missing {
+            self.breach(format!("the manifest names {name}, whose header or name is not durable"));
+        }
+    }
+
+    /// Called before `name` is removed: no manifest that a power cut could leave may need it.
+    fn check_removal(&mut self, name: &str) {
+        for variant in [Variant::AllLost, Variant::AllKept] {
+            let mut image = self.platter.image(variant);
+            image.retain(|name, _| segment::number_of(name).is_none());
+            let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(image, 0));
+            let Ok(Some(superblock)) = Superblock::read(&*disk) else { continue };
+            if manifest::number_of(name) == Some(superblock.manifest) {
+                self.breach(format!("{name} is removed, and the superblock names it ({variant:?})"));
+            }
+            let Ok(manifest) = Manifest::read(disk, superblock) else { continue };
+            if segment::number_of(name).is_some_and(|number| manifest.state().segments.contains_key(&number)) {
+                self.breach(format!("{name} is removed, and the manifest names it ({variant:?})"));
+            }
+        }
+    }
+
+    fn check_name(&mut self, name: &str) {
+        let ours = name == superblock::FILE
+            || name == LOCK_FILE
+            || segment::number_of(name).is_some()
+            || manifest::number_of(name).is_some();
+        if !ours {
+            self.breach(format!("{name:?} is no name of the store's"));
+        }
+    }
+}
+
+impl SimDisk {
+    /// A disk that holds `image`, all of it durable. The seed is for the engine's random numbers.
+    pub(crate) fn new(image: Image, seed: u64) -> SimDisk {
+        let platter = Platter::new(&image);
+        let world = World { base: image, platter, random: seed, ..World::default() };
+        SimDisk { world: Arc::new(Mutex::new(world)), boot: 0 }
+    }
+
+    /// Ends the process: its handles do nothing any more. The disk for the next one; what was written stays readable.
+    pub(crate) fn restart(&self) -> SimDisk {
+        let mut world = self.world.lock();
+        world.boot += 1;
+        world.sync_failed = false;
+        world.fault = None;
+        SimDisk { world: self.world.clone(), boot: world.boot }
+    }
+
+    /// What was there at first and all that was done since.
+    pub(crate) fn recording(&self) -> (Image, Vec<Op>) {
+        let world = self.world.lock();
+        (world.base.clone(), world.ops.clone())
+    }
+
+    /// Number of operations recorded: names a moment.
+    pub(crate) fn now(&self) -> usize {
+        self.world.lock().ops.len()
+    }
+
+    /// Calls made, those that change nothing included.
+    pub(crate) fn calls(&self) -> u64 {
+        self.world.lock().calls
+    }
+
+    /// The disk as a power cut would leave it now.
+    pub(crate) fn image(&self, variant: Variant) -> Image {
+        self.world.lock().platter.image(variant)
+    }
+
+    pub(crate) fn violation(&self) -> Option<String> {
+        self.world.lock().violation.clone()
+    }
+
+    /// Has a call fail; `None` heals the disk.
+    pub(crate) fn set_fault(&self, fault: Option<Fault>) {
+        let mut world = self.world.lock();
+        world.fault = fault;
+        world.fault_calls = 0;
+        world.fault_hits = 0;
+    }
+
+    /// Calls that have failed since the fault was set.
+    pub(crate) fn fault_hits(&self) -> u64 {
+        self.world.lock().fault_hits
+    }
+
+    pub(crate) fn set_quota(&self, bytes: Option<u64>) {
+        self.world.lock().quota = bytes;
+    }
+
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.world.lock().platter.used_bytes()
+    }
+
+    /// To be called when a synced commit is acknowledged and all before it are: a breach if the disk could still lose it.
+    pub(crate) fn check_acknowledged(&self) {
+        let mut world = self.world.lock();
+        if world.platter.has_unsynced_log() {
+            world.breach("a commit is acknowledged as durable, and log bytes are not synced".to_owned());
+        }
+    }
+
+    fn file(&self, file: usize) -> SimFile {
+        SimFile { disk: self.clone(), file }
+    }
+}
+
+impl Disk for SimDisk {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut world = self.world.lock();
+        world.plain(self.boot, Call::Look)?;
+        Ok(world.platter.names.keys().cloned().collect())
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        let mut world = self.world.lock();
+        world.plain(self.boot, Call::Grow)?;
+        world.check_name(name);
+        if world.platter.names.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let file = world.platter.files.len();
+        world.record(Op::Create { file, name: name.to_owned() });
+        Ok(Arc::new(self.file(file)))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        let mut world = self.world.lock();
+        world.plain(self.boot, Call::Look)?;
+        world.check_name(name);
+        match world.platter.names.get(name) {
+            Some(&file) => Ok(Arc::new(self.file(file))),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut world = self.world.lock();
+        world.plain(self.boot, Call::Remove)?;
+        world.check_name(name);
+        if !world.platter.names.contains_key(name) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        world.check_removal(name);
+        world.record(Op::Remove { name: name.to_owned() });
+        Ok(())
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        let mut world = self.world.lock();
+        if let Err(e) = world.plain(self.boot, Call::Sync) {
+            world.sync_failed |= self.boot == world.boot;
+            return Err(e);
+        }
+        world.record(Op::SyncDir);
+        Ok(())
+    }
+
+    fn location(&self) -> String {
+        "simulation".to_owned()
+    }
+
+    fn random_u64(&self) -> io::Result<u64> {
+        let mut world = self.world.lock();
+        world.random = world.random.wrapping_add(1);
+        Ok(Random::new(world.random).next())
+    }
+}
+
+#[derive(Clone, Debug)]
+struct SimFile {
+    disk: SimDisk,
+    file: usize,
+}
+
+impl SimFile {
+    fn sync_as(&self, op: Op) -> io::Result<()> {
+        let mut world = self.disk.world.lock();
+        if let Err(e) = world.plain(self.disk.boot, Call::Sync) {
+            if self.disk.boot == world.boot {
+                world.sync_failed = true;
+                world.record(Op::SyncFailed { file: self.file });
+            }
+            return Err(e);
+        }
+        world.record(op);
+        Ok(())
+    }
+}
+
+impl File for SimFile {
+    fn len(&self) -> io::Result<u64> {
+        let mut world = self.disk.world.lock();
+        world.plain(self.disk.boot, Call::Look)?;
+        Ok(world.platter.files[self.file].cache.len() as u64)
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        let mut world = self.disk.world.lock();
+        let half = world.call(self.disk.boot, Call::Read)?.is_some();
+        let from = world.platter.files[self.file].cache.get(offset as usize..).unwrap_or_default();
+        let n = from.len().min(if half { into.len().div_ceil(2) } else { into.len() });
+        into[..n].copy_from_slice(&from[..n]);
+        Ok(n)
+    }
+
+    fn write_at(&self, offset: u64, from: &[u8]) -> io::Result<usize> {
+        let mut world = self.disk.world.lock();
+        let failure = world.call(self.disk.boot, Call::Write)?;
+        if failure == Some(Failure::Zero) {
+            return Ok(0);
+        }
+        let asked = if failure.is_some() { from.len().div_ceil(2) } else { from.len() };
+        let len = world.platter.files[self.file].cache.len() as u64;
+        let end = world.fitting(len, offset + asked as u64);
+        let n = end.saturating_sub(offset) as usize;
+        if n == 0 && asked > 0 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        world.record(Op::Write { file: self.file, at: offset, bytes: from[..n].into() });
+        if manifest::number_of(&world.platter.files[self.file].name).is_some() {
+            world.check_edits(self.file, offset..end);
+        }
+        Ok(n)
+    }
+
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        let mut world = self.disk.world.lock();
+        world.plain(self.disk.boot, Call::Write)?;
+        world.record(Op::Resize { file: self.file, to: bytes });
+        Ok(())
+    }
+
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        let mut world = self.disk.world.lock();
+        let failure = world.call(self.disk.boot, Call::Write)?;
+        let len = world.platter.files[self.file].cache.len() as u64;
+        if bytes <= len {
+            return Ok(());
+        }
+        let end = world.fitting(len, bytes);
+        if end > len {
+            world.record(Op::Resize { file: self.file, to: end });
+        }
+        match failure {
+            Some(Failure::Zero) => Err(io::ErrorKind::WriteZero.into()),
+            _ if end < bytes => Err(io::ErrorKind::StorageFull.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_as(Op::Sync { file: self.file })
+    }
+
+    fn map(&self, bytes: u64, writable: bool) -> io::Result<Map> {
+        let mut world = self.disk.world.lock();
+        world.plain(self.disk.boot, Call::Look)?;
+        let cache = &world.platter.files[self.file].cache;
+        let Some(bytes) = cache.get(..bytes as usize) else {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it should be"));
+        };
+        Map::copied(bytes, writable.then(|| Arc::new(self.clone()) as Arc<dyn Watch>))
+    }
+}
+
+impl Watch for SimFile {
+    fn published(&self, at: u64, bytes: &[u8]) {
+        let mut world = self.disk.world.lock();
+        if self.disk.boot != world.boot {
+            return;
+        }
+        if world.sync_failed {
+            world.breach("a record is written after a sync has failed".to_owned());
+        }
+        world.record(Op::Write { file: self.file, at, bytes: bytes.into() });
+    }
+
+    fn sync(&self, range: Range<u64>) -> io::Result<()> {
+        self.sync_as(Op::SyncRange { file: self.file, range })
+    }
+}

@@ -1,0 +1,159 @@
+//! What a store must hold: the commits in order, and the state after each.
+//!
+//! The oracle of every campaign: what a store recovers to is the state after the first `k` commits, for one `k` that is
+//! at least what was acknowledged as durable and at most what was begun.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use crate::{ListOptions, Store};
+
+/// Buckets by name, in them keys, each with its value and the commit that wrote it.
+pub(crate) type State = BTreeMap<String, BTreeMap<Vec<u8>, (Arc<[u8]>, usize)>>;
+
+/// As read from a store: value and version.
+pub(crate) type Seen = BTreeMap<String, BTreeMap<Vec<u8>, (Vec<u8>, u64)>>;
+
+/// One change that a commit makes.
+#[derive(Clone, Debug)]
+pub(crate) enum Change {
+    MakeBucket(String),
+    DropBucket(String),
+    Put(String, Vec<u8>, Option<Arc<[u8]>>),
+}
+
+/// All commits of a run.
+#[derive(Clone, Debug)]
+pub(crate) struct History {
+    /// `states[k]` is the state after `k` commits.
+    states: Vec<State>,
+    /// The moment in which each commit was begun.
+    begun: Vec<usize>,
+    /// Moments from which on the first so many commits are durable.
+    acknowledged: Vec<(usize, usize)>,
+    /// Versions, where they were told.
+    versions: HashMap<(usize, String, Vec<u8>), u64>,
+}
+
+impl Default for History {
+    fn default() -> History {
+        History { states: vec![State::new()], begun: Vec::new(), acknowledged: Vec::new(), versions: HashMap::new() }
+    }
+}
+
+impl History {
+    pub(crate) fn commits(&self) -> usize {
+        self.begun.len()
+    }
+
+    /// The state after all commits.
+    pub(crate) fn last(&self) -> &State {
+        &self.states[self.begun.len()]
+    }
+
+    /// Takes up a commit begun at `moment`; its number.
+    pub(crate) fn push(&mut self, moment: usize, changes: &[Change]) -> usize {
+        let number = self.begun.len();
+        let mut state = self.last().clone();
+        for change in changes {
+            match change {
+                Change::MakeBucket(name) => drop(state.insert(name.clone(), BTreeMap::new())),
+                Change::DropBucket(name) => drop(state.remove(name)),
+                Change::Put(bucket, key, value) => {
+                    let keys = state.entry(bucket.clone()).or_default();
+                    match value {
+                        Some(value) => drop(keys.insert(key.clone(), (value.clone(), number))),
+                        None => drop(keys.remove(key)),
+                    }
+                }
+            }
+        }
+        self.states.push(state);
+        self.begun.push(moment);
+        number
+    }
+
+    pub(crate) fn set_version(&mut self, commit: usize, bucket: &str, key: &[u8], version: u64) {
+        self.versions.insert((commit, bucket.to_owned(), key.to_vec()), version);
+    }
+
+    /// Everything up to now is acknowledged as durable at `moment`.
+    pub(crate) fn acknowledge(&mut self, moment: usize) {
+        self.acknowledged.push((moment, self.commits()));
+    }
+
+    /// The next open has decided: these commits there are, and no others.
+    pub(crate) fn decide(&mut self, commits: usize) {
+        self.begun.truncate(commits);
+        self.states.truncate(commits + 1);
+        self.acknowledged.iter_mut().for_each(|(_, k)| *k = (*k).min(commits));
+        self.versions.retain(|(commit, ..), _| *commit < commits);
+    }
+
+    /// How many commits may be found if the machine stops at `moment`.
+    pub(crate) fn allowed(&self, moment: usize) -> RangeInclusive<usize> {
+        let least = self.acknowledged.iter().filter(|(at, _)| *at <= moment).map(|(_, k)| *k).max().unwrap_or(0);
+        let most = self.begun.partition_point(|begun| *begun < moment);
+        least..=most.max(least)
+    }
+
+    /// The number of commits that come to what was seen, or what is wrong with it.
+    pub(crate) fn find(&self, seen: &Seen, allowed: RangeInclusive<usize>) -> Result<usize, String> {
+        let found = allowed.clone().rev().find(|k| self.differs(&self.states[*k], seen).is_none());
+        found.ok_or_else(|| {
+            let elsewhere: Vec<usize> =
+                (0..self.states.len()).filter(|k| self.differs(&self.states[*k], seen).is_none()).collect();
+            let best = self.differs(&self.states[*allowed.end()], seen).unwrap_or_default();
+            format!(
+                "the state is that after none of the {allowed:?} commits allowed; it is that after {elsewhere:?}; \
+                 against the last of them: {best}"
+            )
+        })
+    }
+
+    /// The first difference between a state and what was seen.
+    fn differs(&self, state: &State, seen: &Seen) -> Option<String> {
+        if !state.keys().eq(seen.keys()) {
+            return Some(format!("buckets {:?} expected, {:?} found", state.keys(), seen.keys()));
+        }
+        for ((bucket, keys), found) in state.iter().zip(seen.values()) {
+            if !keys.keys().eq(found.keys()) {
+                let lost: Vec<_> = keys.keys().filter(|k| !found.contains_key(*k)).map(|k| k.escape_ascii()).collect();
+                let extra: Vec<_> = found.keys().filter(|k| !keys.contains_key(*k)).map(|k| k.escape_ascii()).collect();
+                let text = |keys: &[std::slice::EscapeAscii<'_>]| {
+                    keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+                };
+                return Some(format!("bucket {bucket}: missing [{}], too many [{}]", text(&lost), text(&extra)));
+            }
+            for ((key, (value, commit)), (bytes, version)) in keys.iter().zip(found.values()) {
+                if value[..] != bytes[..] {
+                    return Some(format!("bucket {bucket}, key {}: another value", key.escape_ascii()));
+                }
+                let known = self.versions.get(&(*commit, bucket.clone(), key.clone()));
+                if known.is_some_and(|known| known != version) {
+                    return Some(format!("bucket {bucket}, key {}: another version", key.escape_ascii()));
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Everything in a store, as its callers see it.
+pub(crate) fn read(store: &Store) -> crate::Result<Seen> {
+    let mut seen = Seen::new();
+    for name in store.buckets()? {
+        let Some(bucket) = store.existing_bucket(&name)? else { continue };
+        let page =
+            bucket.list_keys(ListOptions { keys_max: usize::MAX, bytes_max: usize::MAX, ..Default::default() })?;
+        let mut keys = BTreeMap::new();
+        for key in page.iter() {
+            if let Some(value) = bucket.get(key)? {
+                keys.insert(key.to_vec(), (value.to_vec(), value.version().get()));
+            }
+        }
+        seen.insert(name, keys);
+    }
+    Ok(seen)
+}
