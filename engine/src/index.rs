@@ -158,11 +158,11 @@ impl KeyIndex {
         Ok(())
     }
 
-    /// Gives up all runs, those of `view` having been found damaged. What they held is read from the log until they are
-    /// made again.
+    /// Gives up all runs, one of `seen` having been found damaged. What they held is read from the log until they are made
+    /// again. Does nothing where others have taken their place meanwhile.
     pub(crate) fn distrust(&self, seen: &Runs) {
         let mut state = self.state.lock();
-        if Arc::ptr_eq(&state.runs, seen) {
+        if state.runs.iter().any(|run| seen.iter().any(|other| Arc::ptr_eq(run, other))) {
             self.distrusted.store(true, Ordering::Release);
             *state = State { settled: state.settled, ..State::new(Arc::default()) };
         }

@@ -118,19 +118,17 @@ impl Bucket {
         self.entry.check()?;
         let store = &self.store.0;
         let guard = &epoch::pin();
-        let view = store.commits.index.view(&store.commits, guard)?;
-        match page(&store.commits, &view, self.entry.id, &options, guard) {
-            Ok(page) => return Ok(page),
-            Err(Failed::Error(error)) => return Err(error),
-            Err(Failed::Damaged(_)) => store.commits.index.distrust(&view.runs),
+        loop {
+            let view = store.commits.index.view(&store.commits, guard)?;
+            match page(&store.commits, &view, self.entry.id, &options, guard) {
+                Ok(page) => return Ok(page),
+                Err(Failed::Error(error)) => return Err(error),
+                Err(Failed::Damaged(damaged)) if view.runs.is_empty() => return Err(index::in_memory(damaged)),
+                Err(Failed::Damaged(_)) => store.commits.index.distrust(&view.runs),
+            }
+            // The background thread makes them again.
+            store.bell.ring();
         }
-        // The background thread makes them again.
-        store.bell.ring();
-        let view = store.commits.index.view(&store.commits, guard)?;
-        page(&store.commits, &view, self.entry.id, &options, guard).map_err(|failed| match failed {
-            Failed::Error(error) => error,
-            Failed::Damaged(damaged) => index::in_memory(damaged),
-        })
     }
 }
 

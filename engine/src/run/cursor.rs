@@ -77,14 +77,14 @@ impl Cursor {
         // Restart 0 is where the cursor stands, whatever its key.
         while high - low > 1 {
             let middle = low.midpoint(high);
-            self.to_restart(middle)?;
+            self.go_to_restart(middle)?;
             self.decode()?;
             if self.key.as_slice() <= from { low = middle } else { high = middle }
         }
-        self.to_restart(low)
+        self.go_to_restart(low)
     }
 
-    fn to_restart(&mut self, i: usize) -> Result<(), Damaged> {
+    fn go_to_restart(&mut self, i: usize) -> Result<(), Damaged> {
         let (at, left) = self.run.restart(&self.block, i).ok_or(Damaged::at(self.block.start, "a restart"))?;
         (self.at, self.left) = (at, left);
         self.key.clear();
@@ -168,6 +168,7 @@ impl Cursor {
         Entry { bucket: self.block.bucket, key: &self.key, stamp: self.stamp, expires: self.expires }
     }
 
+    #[cfg(any(test, feature = "testing"))]
     /// Offset in the run: how much of it was read.
     pub(crate) fn offset(&self) -> u64 {
         self.at as u64

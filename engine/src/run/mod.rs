@@ -222,3 +222,6 @@ impl std::fmt::Debug for Run {
         f.debug_struct("Run").field("header", &self.header).field("footer", &self.footer).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;
