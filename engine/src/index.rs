@@ -252,7 +252,7 @@ impl State {
 
 /// Adds a run in memory, merged with those before it while they are of its size: so they stay few.
 fn push_sorted(sorted: &mut Vec<Arc<Run>>, mut run: Arc<Run>, store: u64) -> Result<()> {
-    while let Some(before) = sorted.pop_if(|before| before.footer.bytes <= 2 * run.footer.bytes) {
+    while let Some(before) = sorted.pop_if(|before| before.footer.bytes <= 4 * run.footer.bytes) {
         let merged = merge_in_memory(&[before, run], store).map_err(in_memory)?;
         run = Arc::new(merged);
     }

@@ -181,6 +181,10 @@ fn page(
         }
         merge.next()?;
     }
+    if bytes.len() < bytes.capacity() / 2 {
+        bytes.shrink_to_fit();
+        ends.shrink_to_fit();
+    }
     let page = KeyPage { bytes: bytes.into(), ends, next: None };
     let next = more.then(|| if last_is_hidden { last.into() } else { page.key_bytes(page.len() - 1) });
     Ok(KeyPage { next, ..page })

@@ -61,6 +61,19 @@ pub(crate) fn pick(sizes: &[u64]) -> Option<Range<usize>> {
     None
 }
 
+/// Byte order. Keys that stand next to each other are alike and short: eight bytes at a time beats the call of `memcmp`.
+#[inline]
+fn compare(a: &[u8], b: &[u8]) -> Ordering {
+    let (mut a, mut b) = (a, b);
+    while let (Some((x, rest_of_a)), Some((y, rest_of_b))) = (a.split_first_chunk::<8>(), b.split_first_chunk::<8>()) {
+        if x != y {
+            return u64::from_le_bytes(*x).swap_bytes().cmp(&u64::from_le_bytes(*y).swap_bytes());
+        }
+        (a, b) = (rest_of_a, rest_of_b);
+    }
+    a.cmp(b)
+}
+
 /// One of the things merged.
 pub(crate) enum Source<'t> {
     Run(Cursor),
@@ -85,6 +98,12 @@ impl Source<'_> {
     }
 
     #[inline]
+    fn order_of_keys(&self, other: &Source<'_>) -> Ordering {
+        let (a, b) = (self.key(), other.key());
+        a.0.cmp(&b.0).then_with(|| compare(a.1, b.1))
+    }
+
+    #[inline]
     fn next(&mut self) -> Result<bool, Damaged> {
         match self {
             Source::Run(cursor) => cursor.next(),
@@ -95,7 +114,7 @@ impl Source<'_> {
     /// By key, and the newest entry of a key first.
     #[inline]
     fn order(&self, other: &Source<'_>) -> Ordering {
-        self.key().cmp(&other.key()).then_with(|| other.entry().stamp.cmp(&self.entry().stamp))
+        self.order_of_keys(other).then_with(|| other.entry().stamp.cmp(&self.entry().stamp))
     }
 }
 
@@ -104,6 +123,8 @@ pub(crate) struct Merge<'t> {
     sources: Vec<Source<'t>>,
     /// The sources that have not ended, by the entry they stand at.
     order: Vec<u32>,
+    /// The first two of them stand at the same key.
+    tied: bool,
     /// Entries looked at so far.
     pub(crate) looked: usize,
 }
@@ -112,7 +133,9 @@ impl<'t> Merge<'t> {
     pub(crate) fn new(sources: Vec<Source<'t>>) -> Merge<'t> {
         let mut order: Vec<u32> = (0..sources.len() as u32).collect();
         order.sort_by(|a, b| sources[*a as usize].order(&sources[*b as usize]));
-        Merge { sources, order, looked: 0 }
+        let mut merge = Merge { sources, order, tied: false, looked: 0 };
+        merge.tied = merge.is_tied();
+        merge
     }
 
     /// The newest entry of the key at hand; `None` when all have ended.
@@ -124,32 +147,51 @@ impl<'t> Merge<'t> {
     /// Moves to the next key.
     #[inline]
     pub(crate) fn next(&mut self) -> Result<(), Damaged> {
-        while let [first, second, ..] = self.order[..]
-            && self.sources[first as usize].key() == self.sources[second as usize].key()
-        {
+        while self.tied {
             self.advance(1)?;
+            self.tied = self.is_tied();
         }
-        self.advance(0)
+        // Neighbours in one source are often neighbours in all; and where there are two sources, one comparison tells all.
+        let Some(&first) = self.order.first() else { return Ok(()) };
+        self.looked += 1;
+        if !self.sources[first as usize].next()? {
+            self.order.remove(0);
+        } else if let Some(&second) = self.order.get(1) {
+            let (now, other) = (&self.sources[first as usize], &self.sources[second as usize]);
+            if now.order_of_keys(other) == Ordering::Less {
+                return Ok(());
+            }
+            self.sink(0);
+        }
+        self.tied = self.is_tied();
+        Ok(())
+    }
+
+    /// Whether the second source stands at the same key as the first.
+    #[inline]
+    fn is_tied(&self) -> bool {
+        matches!(self.order[..], [first, second, ..]
+            if self.sources[first as usize].order_of_keys(&self.sources[second as usize]) == Ordering::Equal)
     }
 
     /// Moves the source at `rank` on, and to where it belongs then.
-    #[inline]
     fn advance(&mut self, rank: usize) -> Result<(), Damaged> {
-        let Some(&moved) = self.order.get(rank) else { return Ok(()) };
         self.looked += 1;
-        if !self.sources[moved as usize].next()? {
+        if self.sources[self.order[rank] as usize].next()? {
+            self.sink(rank);
+        } else {
             self.order.remove(rank);
-            return Ok(());
-        }
-        let now = &self.sources[moved as usize];
-        let behind = &self.order[rank + 1..];
-        let comes_first = |i: &u32| self.sources[*i as usize].order(now) == Ordering::Less;
-        // Neighbours in one source are often neighbours in all.
-        if behind.first().is_some_and(comes_first) {
-            let to = rank + 1 + behind[1..].partition_point(comes_first);
-            self.order[rank..=to].rotate_left(1);
         }
         Ok(())
+    }
+
+    /// Moves the source at `rank` behind those that come before it now.
+    #[inline]
+    fn sink(&mut self, rank: usize) {
+        let now = &self.sources[self.order[rank] as usize];
+        let comes_first = |i: &u32| self.sources[*i as usize].order(now) == Ordering::Less;
+        let to = rank + self.order[rank + 1..].partition_point(comes_first);
+        self.order[rank..=to].rotate_left(1);
     }
 }
 
@@ -189,9 +231,16 @@ impl Merging {
         for run in inputs {
             sources.extend(Cursor::first(run)?.map(Source::Run));
         }
-        let number = commits.index.take_number();
+        let (number, file) = loop {
+            let number = commits.index.take_number();
+            match commits.log.disk().create(&format::file_name(number)) {
+                Ok(file) => break (number, file),
+                // Left over, and could not be removed at open.
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(failed(number, e).into()),
+            }
+        };
         let header = Header { number, from, to, salt: commits.log.random()? };
-        let file = commits.log.disk().create(&format::file_name(number)).map_err(|e| failed(number, e))?;
         let writer = Some(Writer::new(header, commits.log.store(), Some(file)));
         Ok(Merging { merge: Merge::new(sources), writer, header, oldest: from == 0 })
     }
@@ -296,6 +345,22 @@ impl Merger {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_are_compared_in_byte_order() {
+        let bytes: Vec<u8> = (0..40).map(|i| i * 37).collect();
+        let mut keys: Vec<Vec<u8>> = (0..40).map(|n| bytes[..n].to_vec()).collect();
+        for at in 0..40 {
+            for with in [0, 0x7f, 0x80, 0xff] {
+                let mut key = bytes.clone();
+                key[at] = with;
+                keys.push(key);
+            }
+        }
+        for a in &keys {
+            keys.iter().for_each(|b| assert_eq!(compare(a, b), a.cmp(b), "{a:?} {b:?}"));
+        }
+    }
 
     #[test]
     fn everything_is_merged_when_the_others_reach_the_oldest() {
