@@ -114,6 +114,12 @@ impl Catalogue {
         self.0.lock().buckets.keys().map(|name| name.to_string()).collect()
     }
 
+    /// The ids in use, and the first that never was.
+    pub(crate) fn ids(&self) -> (BTreeSet<u64>, u64) {
+        let state = self.0.lock();
+        (state.buckets.values().map(|entry| entry.id).chain([CATALOGUE]).collect(), state.next_id)
+    }
+
     /// The bucket of that name, made if there is none.
     pub(crate) fn get_or_create(&self, name: &str, commits: &Commits, durability: Durability) -> Result<Arc<Entry>> {
         let mut state = self.0.lock();

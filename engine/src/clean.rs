@@ -171,7 +171,11 @@ impl Cleaner {
         let end = commits.log.end(guard);
         let all = commits.log.segments(guard);
         let emptied = |s: &Arc<Segment>| self.emptied.iter().any(|(e, _)| Arc::ptr_eq(e, s));
-        let sealed: Vec<_> = commits.log.sealed(guard).into_iter().filter(|s| !emptied(s)).collect();
+        // What no run covers yet is not cleaned: a tombstone that is dropped must stand in a run, or the index would never
+        // hear of it.
+        let covered = commits.index.covered();
+        let may_be_cleaned = |s: &Arc<Segment>| s.header.base < covered && !emptied(s);
+        let sealed: Vec<_> = commits.log.sealed(guard).into_iter().filter(may_be_cleaned).collect();
         let candidates: Vec<Candidate> = sealed
             .iter()
             .map(|s| Candidate {

@@ -22,6 +22,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::directory::{Directory, PendingWrite, Place, ShardGuard};
 use crate::error::{Error, ErrorKind, Result};
+use crate::index::KeyIndex;
 use crate::log::record::{Kind, Record};
 use crate::log::{Appended, Found, Log, Space};
 use crate::options::{BATCH_BYTES_MAX, Durability, KEY_BYTES_MAX, VALUE_BYTES_MAX};
@@ -32,6 +33,8 @@ use crate::value::Version;
 pub(crate) struct Commits {
     pub(crate) log: Log,
     pub(crate) directory: Directory,
+    /// The keys in order, for listings.
+    pub(crate) index: KeyIndex,
     hash_seed: u64,
     group: Mutex<Group>,
     synced: Condvar,
@@ -130,11 +133,12 @@ fn too_long(what: &str, bytes: usize, bytes_max: usize) -> Error {
 }
 
 impl Commits {
-    pub(crate) fn new(log: Log, hash_seed: u64, read_only: bool) -> Commits {
+    pub(crate) fn new(log: Log, index: KeyIndex, hash_seed: u64, read_only: bool) -> Commits {
         let applied = AtomicU64::new(log.durable());
         Commits {
             log,
             directory: Directory::new(),
+            index,
             hash_seed,
             group: Mutex::default(),
             synced: Condvar::new(),
@@ -494,6 +498,19 @@ impl Commits {
     /// Below this log position everything is durable and visible.
     pub(crate) fn applied(&self) -> u64 {
         self.applied.load(Ordering::Acquire)
+    }
+
+    /// A log position before which every write is visible, and the log said last of a key what readers see; `None` if
+    /// writers are too busy to tell. `end` is a position up to which the log was published when it was read. What the
+    /// sweep shows is argued in `list`.
+    pub(crate) fn settled(&self, end: u64, guard: &Guard) -> Result<Option<u64>> {
+        let mut settled = end;
+        let all = self.directory.visit_pending(|pending| {
+            let (segment, offset) = self.log.locate(pending.place, guard)?;
+            settled = settled.min(segment.position(offset));
+            Ok(())
+        })?;
+        Ok(all.then_some(settled))
     }
 
     /// Refuses all further writes: the state of the disk is unknown. Reads go on.

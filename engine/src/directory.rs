@@ -85,6 +85,8 @@ const WORDS: usize = 8;
 const LINES_MAX: usize = 1024;
 /// Tries of a reader of several keys before it takes the locks.
 const SNAPSHOT_TRIES: usize = 16;
+/// Tries of a sweep over all shards to get the lock of one: as long as a write takes.
+const LOCK_TRIES: usize = 200;
 
 /// Where a record is. The log knows how to read it; here it is a number of [`PLACE_BITS`] bits, greater than 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -420,6 +422,24 @@ impl Directory {
         shards.dedup();
         let guards = shards.iter().map(|s| self.lock(u64::from(*s) << (64 - SHARD_BITS))).collect();
         ShardGuards { shards, guards }
+    }
+
+    /// Holds the lock of every shard once, one after another, and hands the writes that are pending in it to `visit`; `false`
+    /// if one of them could not be had for a moment. Who held a lock before has let go of it by then.
+    pub(crate) fn visit_pending(&self, mut visit: impl FnMut(&PendingWrite) -> Result<()>) -> Result<bool> {
+        for shard in &self.shards {
+            let mut lock = shard.lock.try_lock();
+            for _ in 0..LOCK_TRIES {
+                if lock.is_some() {
+                    break;
+                }
+                std::hint::spin_loop();
+                lock = shard.lock.try_lock();
+            }
+            let Some(pending) = lock else { return Ok(false) };
+            pending.iter().try_for_each(&mut visit)?;
+        }
+        Ok(true)
     }
 
     /// Number of keys. Counts shard after shard, so not of one instant while others write.

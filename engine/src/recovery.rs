@@ -21,6 +21,7 @@ use crate::log::{self, Resume};
 use crate::manifest::edit::Edit;
 use crate::manifest::superblock::{self, Superblock};
 use crate::manifest::{self, Entry, Manifest};
+use crate::run;
 use crate::segment::{self, HEADER_BYTES, Header, Segment};
 
 /// What an open found and did.
@@ -42,6 +43,11 @@ pub struct OpenReport {
     /// Bytes behind the last whole commit, which a crash left and which were cut off. None of them was acknowledged by
     /// [`Durability::Sync`](crate::Durability::Sync).
     pub bytes_cut: u64,
+    /// Key runs in use: the keys of the older part of the log, sorted.
+    pub runs: u64,
+    /// Key runs given up because a file was missing or damaged. They are made again from the log, in the background;
+    /// until then the first listing reads the log. Nothing is lost by it.
+    pub runs_thrown_away: u64,
 }
 
 /// A store read from its files, ready to go on.
@@ -205,9 +211,12 @@ fn read_header(disk: &dyn Disk, name: &str) -> Result<Vec<u8>> {
 /// Files of ours that the manifest does not name: left by a crash between two steps, needed by nobody.
 fn remove_orphans(disk: &Arc<dyn Disk>, manifest: &Manifest) {
     for name in disk.list().unwrap_or_default() {
-        let orphan = match (segment::number_of(&name), manifest::number_of(&name)) {
-            (Some(segment), _) => !manifest.state().segments.contains_key(&segment),
-            (_, Some(number)) => number != manifest.superblock().manifest,
+        let runs = &manifest.state().runs;
+        let numbers = (segment::number_of(&name), manifest::number_of(&name), run::format::number_of(&name));
+        let orphan = match numbers {
+            (Some(segment), ..) => !manifest.state().segments.contains_key(&segment),
+            (_, Some(number), _) => number != manifest.superblock().manifest,
+            (.., Some(number)) => runs.values().all(|run| run.number != number),
             _ => false,
         };
         if orphan {

@@ -18,6 +18,10 @@ pub struct Stats {
     pub live_bytes: u64,
     /// Bytes of memory that the hash directory takes.
     pub directory_bytes: u64,
+    /// Key runs: files of sorted keys.
+    pub runs: u64,
+    /// Bytes of key runs.
+    pub run_bytes: u64,
     /// Bytes logged that a power cut could still take.
     pub unsynced_bytes: u64,
 }
@@ -26,12 +30,15 @@ impl Stats {
     pub(crate) fn of(commits: &Commits) -> Stats {
         let guard = &epoch::pin();
         let segments = commits.log.segments(guard);
+        let runs = commits.index.runs();
         Stats {
             keys: commits.directory.keys(guard),
             segments: segments.len() as u64,
             log_bytes: segments.iter().map(|s| s.region.published()).sum(),
             live_bytes: segments.iter().map(|s| s.live_bytes()).sum(),
             directory_bytes: commits.directory.bytes(guard),
+            runs: runs.len() as u64,
+            run_bytes: runs.iter().map(|run| run.footer.bytes).sum(),
             unsynced_bytes: commits.log.end(guard).saturating_sub(commits.applied()),
         }
     }

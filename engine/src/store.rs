@@ -13,6 +13,7 @@ use crate::bucket::Bucket;
 use crate::catalogue::{CATALOGUE, Catalogue, Replay};
 use crate::commit::Commits;
 use crate::error::{Error, ErrorKind, Result};
+use crate::index::KeyIndex;
 use crate::io::Disk;
 use crate::io::disk::RealDisk;
 use crate::io::memory::MemoryDisk;
@@ -21,7 +22,6 @@ use crate::options::{Durability, Options};
 use crate::recovery::{self, OpenReport};
 use crate::segment::HEADER_BYTES;
 use crate::stats::Stats;
-use crate::tail::KeyIndex;
 use crate::worker::{Bell, Worker};
 
 /// An open store. Cheap to clone; all clones are one store, which is closed when the last of them, of its buckets and of
@@ -39,7 +39,6 @@ pub struct Store(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
     pub(crate) commits: Arc<Commits>,
-    pub(crate) index: KeyIndex,
     pub(crate) durability: Durability,
     pub(crate) bell: Arc<Bell>,
     catalogue: Catalogue,
@@ -97,23 +96,26 @@ impl Store {
         let recovered = recovery::recover(&disk)?;
         let (location, read_only) = (disk.location(), disk.read_only());
         let log = Log::new(disk, recovered.manifest, &options, recovered.resume)?;
-        let commits = Arc::new(Commits::new(log, recovered.hash_seed, read_only));
+        let (index, opened) = KeyIndex::open(&log)?;
+        let commits = Arc::new(Commits::new(log, index, recovered.hash_seed, read_only));
         let catalogue = take_up(&commits)?;
+        let (live, known) = catalogue.ids();
+        commits.index.buckets.take_up(live, known, commits.log.end(&epoch::pin()));
         let bell = Arc::<Bell>::default();
         if !read_only && commits.log.has_closed() {
             // What the open shows is decided for good, also for those who were told that a commit is indeterminate: what
             // a dead process left in the system's cache must not vanish with the next power cut.
             commits.sync_closed()?;
-            bell.ring();
         }
+        // There may be segments to seal, runs to make and to merge.
+        bell.ring();
         Ok(Store(Arc::new(Inner {
             commits,
-            index: KeyIndex::default(),
             durability: options.durability,
             bell,
             catalogue,
             worker: Mutex::default(),
-            report: recovered.report,
+            report: OpenReport { runs: opened.runs, runs_thrown_away: opened.thrown_away, ..recovered.report },
             location,
             read_only,
             closed: AtomicBool::new(false),
@@ -150,6 +152,7 @@ impl Store {
         let Some(entry) = self.0.catalogue.remove(name, &self.0.commits, self.0.durability)? else {
             return Ok(false);
         };
+        self.0.commits.index.buckets.drop(entry.id, self.0.commits.log.end(&epoch::pin()));
         // The keys mean nothing to anybody now; this gives their memory back.
         forget_keys(&self.0.commits, |bucket| bucket == entry.id)?;
         Ok(true)

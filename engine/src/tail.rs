@@ -1,91 +1,90 @@
-//! The key index: the keys of the log in byte order, in a skiplist, filled behind the writers.
-//! Flow: `list` -> here -> the log. Point operations never come here.
+//! The tail: the keys of the newest stretch of the log in byte order, in a skiplist, filled behind the writers.
+//! Flow: `index` fills it from the log, `list` reads it. Point operations never come here.
 //!
-//! The index remembers up to which log position it has read the log, and reads on when a listing needs it. It only ever
-//! takes keys in: whether a key (still) has a value is for the directory to say. Entries whose key is gone stay until the
-//! store is opened again.
+//! It takes entries in and never gives one up: it is replaced as a whole when a run covers what it holds. A key that was
+//! written twice stands there twice, the newer entry first.
 //!
-//! Keys are never overwritten or removed here: crossbeam-skiplist 0.1.3 loses sight of a key while it is overwritten
-//! (its issue 1023).
+//! Entries are never overwritten or removed: crossbeam-skiplist 0.1.3 loses sight of a key while it is overwritten (its
+//! issue 1023).
 
-use crossbeam_epoch::Guard;
+use std::cmp::Ordering;
+use std::ops::Bound;
+
 use crossbeam_skiplist::SkipSet;
-use parking_lot::Mutex;
+use crossbeam_skiplist::set;
 
-use crate::error::Result;
-use crate::log::Log;
-use crate::log::record::Kind;
-use crate::log::replay;
-use crate::segment::HEADER_BYTES;
+use crate::run::format::Entry;
 
-/// Bytes of the bucket id in front of the key: big-endian, so that a bucket's keys stand together.
-const BUCKET_BYTES: usize = 8;
+/// In order of bucket, key, and stamp from the highest down.
+#[derive(Debug, PartialEq, Eq)]
+struct TailEntry {
+    bucket: u64,
+    key: Box<[u8]>,
+    stamp: u64,
+    expires: u64,
+}
 
-/// All keys that the log has set, in order.
+impl Ord for TailEntry {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.bucket, &self.key).cmp(&(other.bucket, &other.key)).then(other.stamp.cmp(&self.stamp))
+    }
+}
+
+impl PartialOrd for TailEntry {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl TailEntry {
+    fn new(entry: &Entry<'_>) -> TailEntry {
+        TailEntry { bucket: entry.bucket, key: entry.key.into(), stamp: entry.stamp, expires: entry.expires }
+    }
+}
+
+/// Entries of the log from one position on.
 #[derive(Debug, Default)]
-pub(crate) struct KeyIndex {
-    keys: SkipSet<Box<[u8]>>,
-    /// The log has been read up to here.
-    read: Mutex<u64>,
-}
+pub(crate) struct Tail(SkipSet<TailEntry>);
 
-fn entry(bucket: u64, key: &[u8]) -> Box<[u8]> {
-    let mut entry = Vec::with_capacity(BUCKET_BYTES + key.len());
-    #[allow(clippy::big_endian_bytes, reason = "memory only: byte order is key order")]
-    entry.extend_from_slice(&bucket.to_be_bytes());
-    entry.extend_from_slice(key);
-    entry.into()
-}
-
-impl KeyIndex {
-    /// Takes in all keys logged so far.
-    pub(crate) fn catch_up(&self, log: &Log, guard: &Guard) -> Result<()> {
-        let mut read = self.read.lock();
-        if *read == log.end(guard) {
-            return Ok(());
+impl Tail {
+    /// Takes an entry in. One caller at a time.
+    pub(crate) fn add(&self, entry: &Entry<'_>) {
+        let entry = TailEntry::new(entry);
+        // A record that the cleaner moved may stand here already.
+        if !self.0.contains(&entry) {
+            self.0.insert(entry);
         }
-        for segment in log.segments(guard) {
-            let end = segment.region.published();
-            if segment.position(end) <= *read {
-                continue;
-            }
-            let from = read.saturating_sub(segment.header.base).max(HEADER_BYTES);
-            let bytes = segment.region.slice(0..end).unwrap_or_default();
-            replay::records(bytes, from, |_, record, _| {
-                if record.kind == Kind::Set {
-                    let entry = entry(record.bucket, record.key);
-                    if !self.keys.contains(&entry) {
-                        self.keys.insert(entry);
-                    }
-                }
-                Ok(())
-            })?;
-            *read = segment.position(end);
-        }
-        Ok(())
     }
 
-    /// Keys of a bucket from `from` on, in byte order; `from` itself only if `inclusive`.
-    pub(crate) fn visit(
-        &self,
-        bucket: u64,
-        from: &[u8],
-        inclusive: bool,
-        mut visit: impl FnMut(&[u8]) -> Result<bool>,
-    ) -> Result<()> {
-        let start = entry(bucket, from);
-        for found in self.keys.range(start.clone()..) {
-            let (prefix, key) = found.value().split_at(BUCKET_BYTES);
-            if prefix != &start[..BUCKET_BYTES] {
-                break;
-            }
-            if !inclusive && key == from {
-                continue;
-            }
-            if !visit(key)? {
-                break;
+    /// At the first entry of `bucket` whose key is `from` or comes after it; `None` if there is none.
+    pub(crate) fn seek(&self, bucket: u64, from: &[u8]) -> Option<TailCursor<'_>> {
+        let first = TailEntry { bucket, key: from.into(), stamp: u64::MAX, expires: 0 };
+        let at = self.0.lower_bound(Bound::Included(&first))?;
+        (at.value().bucket == bucket).then_some(TailCursor { at })
+    }
+}
+
+/// A place in the tail, at the newest entry of a key.
+pub(crate) struct TailCursor<'t> {
+    at: set::Entry<'t, TailEntry>,
+}
+
+impl TailCursor<'_> {
+    /// Moves to the next key; `false` if that was the last one.
+    pub(crate) fn next(&mut self) -> bool {
+        loop {
+            let Some(next) = self.at.next() else { return false };
+            let now = self.at.value();
+            let older = next.value().bucket == now.bucket && next.value().key == now.key;
+            self.at = next;
+            if !older {
+                return true;
             }
         }
-        Ok(())
+    }
+
+    pub(crate) fn entry(&self) -> Entry<'_> {
+        let entry = self.at.value();
+        Entry { bucket: entry.bucket, key: &entry.key, stamp: entry.stamp, expires: entry.expires }
     }
 }

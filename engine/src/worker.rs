@@ -14,7 +14,9 @@ use parking_lot::{Condvar, Mutex};
 use crate::clean::{Cleaner, Progress};
 use crate::commit::Commits;
 use crate::error::{Error, ErrorKind, Result};
+use crate::merge::{Failed, Merger};
 use crate::options::Durability;
+use crate::seal::Sealer;
 
 /// How long the thread rests when a job could not be done.
 const RETRY: Duration = Duration::from_millis(100);
@@ -125,16 +127,18 @@ pub(crate) enum Next {
 }
 
 /// All background jobs of a store, between two rounds.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Jobs {
     cleaner: Cleaner,
+    sealer: Sealer,
+    merger: Merger,
 }
 
 impl Jobs {
     /// Jobs whose cleaner finds this many dead bytes worth its work.
     #[cfg(feature = "testing")]
     pub(crate) fn cleaning_from(dead_bytes_min: u64) -> Jobs {
-        Jobs { cleaner: Cleaner::cleaning_from(dead_bytes_min) }
+        Jobs { cleaner: Cleaner::cleaning_from(dead_bytes_min), ..Jobs::default() }
     }
 
     /// One round, and what its failure does to the store; `None` if that was the last one.
@@ -149,8 +153,37 @@ impl Jobs {
         }
     }
 
-    /// One round: the next segment, syncs that are due, seals, a step of cleaning. With `interval`, everything logged is
-    /// synced, not only what somebody waits for.
+    /// A step of making runs, and one of merging them; whether there was something to do. Damaged runs are given up, and
+    /// made again from the log.
+    fn step_runs(&mut self, commits: &Commits) -> Result<bool> {
+        if commits.index.repair(&commits.log)? {
+            self.give_up_runs(commits);
+        }
+        let seen = commits.index.runs();
+        let stepped = match self.sealer.step(commits) {
+            Ok(sealed) => self.merger.step(commits).map(|merged| sealed || merged),
+            Err(failed) => Err(failed),
+        };
+        match stepped {
+            Ok(some) => Ok(some),
+            Err(Failed::Error(e)) => {
+                self.give_up_runs(commits);
+                Err(e)
+            }
+            Err(Failed::Damaged(_)) => {
+                commits.index.distrust(&seen);
+                Ok(true)
+            }
+        }
+    }
+
+    fn give_up_runs(&mut self, commits: &Commits) {
+        self.sealer.give_up(commits);
+        self.merger.give_up(commits);
+    }
+
+    /// One round: the next segment, syncs that are due, seals, a step each of making runs, merging and
+    /// cleaning. With `interval`, everything logged is synced, not only what somebody waits for.
     fn step(&mut self, commits: &Commits, interval: bool) -> Result<Next> {
         let prepared = commits.log.prepare_next();
         if prepared.as_ref().is_err_and(|e| e.kind() != ErrorKind::NoSpace) {
@@ -168,11 +201,20 @@ impl Jobs {
             commits.log.seal()?;
         }
         prepared?;
+        let runs = self.step_runs(commits);
+        if let Err(e) = &runs
+            && e.kind() != ErrorKind::NoSpace
+        {
+            return runs.map(|_| Next::WhenRung);
+        }
+        // Cleaning frees space, so a full disk must not keep it from going on.
         let cleaning = self.cleaner.step(commits)?;
+        let made_runs = runs?;
         if commits.log.has_retired() {
             commits.log.free_slots_of_retired();
         }
         Ok(match cleaning {
+            _ if made_runs => Next::AtOnce,
             Progress::Some => Next::AtOnce,
             Progress::Later => Next::Soon,
             Progress::None if commits.log.has_retired() => Next::Soon,

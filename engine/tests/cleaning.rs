@@ -72,6 +72,10 @@ fn deleted_keys_stay_deleted_and_their_space_comes_back() {
         for i in 0..6000u32 {
             assert_eq!(bucket.exists(&i.to_le_bytes()).unwrap(), i % 50 == 0, "key {i}");
         }
+        let page = bucket.list_keys(ListOptions::default()).unwrap();
+        let mut expected: Vec<_> = (0..6000u32).step_by(50).map(u32::to_le_bytes).collect();
+        expected.sort_unstable();
+        assert!(page.iter().eq(expected.iter().map(|key| &key[..])));
     };
     check(&store);
     drop((store, bucket));
@@ -112,6 +116,10 @@ fn a_crash_at_any_moment_of_cleaning_brings_nothing_back() {
             }
         };
         let again = copied.bucket("b").unwrap();
+        let page = again.list_keys(ListOptions::default()).unwrap();
+        let mut expected: Vec<_> = (0..500u32).filter(|k| present[*k as usize]).map(u32::to_le_bytes).collect();
+        expected.sort_unstable();
+        assert!(page.iter().eq(expected.iter().map(|key| &key[..])), "the listing after {i} rounds");
         for k in 0..500u32 {
             assert_eq!(again.exists(&k.to_le_bytes()).unwrap(), present[k as usize], "key {k} after {i} rounds");
         }

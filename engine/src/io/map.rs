@@ -61,6 +61,13 @@ impl Map {
         Ok(Map::unwatched(if writable { options.map_raw(file)? } else { options.map_raw_read_only(file)? }))
     }
 
+    /// These bytes, without a file.
+    pub(crate) fn copy_of(bytes: &[u8]) -> io::Result<Map> {
+        let mut map = MmapOptions::new().len(bytes.len()).map_anon()?;
+        map.copy_from_slice(bytes);
+        Ok(Map::unwatched(map.into()))
+    }
+
     /// Zeroed memory without a file.
     pub(crate) fn anonymous(bytes: u64) -> io::Result<Map> {
         let len = usize::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;

@@ -15,8 +15,8 @@ use super::{Disk, File};
 #[derive(Debug, Default)]
 pub(crate) struct MemoryDisk(Mutex<HashMap<String, Arc<MemoryFile>>>);
 
-/// Bytes written by `write_at`. A mapping of the file is memory of its own: the engine writes a file in one way or the
-/// other, and never reads through one what went through the other.
+/// Bytes written by `write_at`. A mapping of the file is memory of its own: a writable one starts blank, one to be read
+/// is a copy of what was written by then. The engine writes a file in one way or the other, never in both.
 #[derive(Debug, Default)]
 struct MemoryFile(Mutex<Vec<u8>>);
 
@@ -91,7 +91,11 @@ impl File for MemoryFile {
         Ok(())
     }
 
-    fn map(&self, bytes: u64, _writable: bool) -> io::Result<Map> {
-        Map::anonymous(bytes)
+    fn map(&self, bytes: u64, writable: bool) -> io::Result<Map> {
+        if writable {
+            return Map::anonymous(bytes);
+        }
+        let written = self.0.lock();
+        Map::copy_of(written.get(..bytes as usize).ok_or(io::ErrorKind::UnexpectedEof)?)
     }
 }

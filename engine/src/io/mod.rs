@@ -111,6 +111,12 @@ pub(crate) fn write_full(file: &dyn File, offset: u64, from: &[u8]) -> io::Resul
     Ok(())
 }
 
+/// A sync that failed, for whatever reason, leaves the state of the disk unknown: a full disk is no excuse, and is not
+/// what the error says.
+pub(crate) fn unknown_state(failed: io::Error) -> io::Error {
+    io::Error::other(failed)
+}
+
 /// Milliseconds since 1970; what expiry is measured in. A clock before 1970 reads as 0.
 #[allow(clippy::disallowed_methods, reason = "the seam itself")]
 pub(crate) fn unix_ms() -> u64 {

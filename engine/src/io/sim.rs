@@ -26,6 +26,7 @@ use super::{Disk, File};
 use crate::manifest::edit::EDIT_BYTES;
 use crate::manifest::superblock::{self, Superblock};
 use crate::manifest::{self, Manifest};
+use crate::run;
 use crate::segment;
 use crate::testing::Random;
 
@@ -560,6 +561,10 @@ impl World {
             if segment::number_of(name).is_some_and(|number| manifest.state().segments.contains_key(&number)) {
                 self.breach(format!("{name} is removed, and the manifest names it ({variant:?})"));
             }
+            let run = run::format::number_of(name);
+            if run.is_some_and(|number| manifest.state().runs.values().any(|run| run.number == number)) {
+                self.breach(format!("{name} is removed, and the manifest names it ({variant:?})"));
+            }
         }
     }
 
@@ -567,6 +572,7 @@ impl World {
         let ours = name == superblock::FILE
             || name == LOCK_FILE
             || segment::number_of(name).is_some()
+            || run::format::number_of(name).is_some()
             || manifest::number_of(name).is_some();
         if !ours {
             self.breach(format!("{name:?} is no name of the store's"));

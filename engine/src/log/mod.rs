@@ -28,6 +28,7 @@ use crate::io::memory::MemoryDisk;
 use crate::io::{self as seam, Disk};
 use crate::manifest::Manifest;
 use crate::manifest::edit::Edit;
+use crate::run;
 use crate::segment::{self, HEADER_BYTES, Header, Segment};
 use record::{Prepared, Record};
 
@@ -337,7 +338,42 @@ impl Log {
         Ok(segment)
     }
 
-    fn random(&self) -> Result<u64> {
+    pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
+    /// The store's id.
+    pub(crate) fn store(&self) -> u64 {
+        self.store
+    }
+
+    /// The key runs that the manifest names, oldest first, as number, from, to; and the first number never used.
+    pub(crate) fn runs(&self) -> (Vec<(u64, u64, u64)>, u64) {
+        let manifest = self.manifest.lock();
+        let runs = manifest.state().runs.iter().map(|(&from, run)| (run.number, from, run.to)).collect();
+        (runs, manifest.state().next_run)
+    }
+
+    /// Background: has the manifest name a run instead of those that cover parts of the same positions; their numbers.
+    pub(crate) fn add_run(&self, run: u64, from: u64, to: u64) -> Result<Vec<u64>> {
+        let mut manifest = self.manifest.lock();
+        let replaced = manifest.state().runs.range(from..to).map(|(_, run)| run.number).collect();
+        manifest.append(Edit::AddRun { run, from, to })?;
+        Ok(replaced)
+    }
+
+    /// Background, and at open: has the manifest forget all runs, then removes their files. The oldest goes first: if a
+    /// crash comes between, what is left does not begin at position 0 and is not believed.
+    pub(crate) fn remove_runs(&self) -> Result<()> {
+        for (run, ..) in self.runs().0 {
+            self.manifest.lock().append(Edit::RemoveRun { run })?;
+            let _ = self.disk.remove(&run::format::file_name(run));
+        }
+        Ok(())
+    }
+
+    /// A random number: the salt of a file.
+    pub(crate) fn random(&self) -> Result<u64> {
         self.disk.random_u64().map_err(|e| Error::io("no random numbers", e))
     }
 

@@ -3,9 +3,10 @@
 //! | offset | bytes | field                                                                 |
 //! |      0 |     4 | checksum of bytes 4..32, seeded by store id, manifest number, offset  |
 //! |      4 |     4 | tag                                                                   |
-//! |      8 |     8 | segment number                                                        |
-//! |     16 |     8 | `Add`: base; `Seal`, `Close`: end of the records, a log position      |
-//! |     24 |     8 | `Add`: capacity in bytes                                              |
+//! |      8 |     8 | number of the segment or run                                          |
+//! |     16 |     8 | `Add`: base; `Seal`, `Close`: end of the records, a log position;     |
+//! |        |       | `AddRun`: first log position it covers                                |
+//! |     24 |     8 | `Add`: capacity in bytes; `AddRun`: first position after those        |
 //!
 //! An edit has one size, so that an edit cut short shows by the length of the file.
 
@@ -28,6 +29,11 @@ pub(crate) enum Edit {
     Close { segment: u64, end: u64 },
     /// The store was opened for writing after a [`Edit::Close`].
     Open,
+    /// The keys of the log positions [from, to) are in this run; it takes the place of all runs within. Its file and name
+    /// are on the disk; how long the file is, its footer says.
+    AddRun { run: u64, from: u64, to: u64 },
+    /// The run does not belong to the store any more; its file may still be there.
+    RemoveRun { run: u64 },
 }
 
 impl Edit {
@@ -38,6 +44,8 @@ impl Edit {
             Edit::Remove { segment } => (3, [segment, 0, 0]),
             Edit::Close { segment, end } => (4, [segment, end, 0]),
             Edit::Open => (5, [0, 0, 0]),
+            Edit::AddRun { run, from, to } => (6, [run, from, to]),
+            Edit::RemoveRun { run } => (7, [run, 0, 0]),
         };
         let mut bytes = [0; EDIT_BYTES];
         bytes[4..8].copy_from_slice(&tag.to_le_bytes());
@@ -64,6 +72,8 @@ impl Edit {
             (3, 0, 0) => Some(Edit::Remove { segment }),
             (4, end, 0) => Some(Edit::Close { segment, end }),
             (5, 0, 0) if segment == 0 => Some(Edit::Open),
+            (6, from, to) if from < to => Some(Edit::AddRun { run: segment, from, to }),
+            (7, 0, 0) => Some(Edit::RemoveRun { run: segment }),
             _ => None,
         }
     }
@@ -82,6 +92,8 @@ mod tests {
             Edit::Remove { segment: 1 },
             Edit::Close { segment: 1, end: 2 },
             Edit::Open,
+            Edit::AddRun { run: 1, from: 2, to: 3 },
+            Edit::RemoveRun { run: 1 },
         ] {
             let bytes = edit.encode(seed);
             assert_eq!(Edit::decode(&bytes, seed), Some(edit));

@@ -1,4 +1,4 @@
-//! The manifest: which segments make up the store, as an append-only list of edits.
+//! The manifest: which segments and key runs make up the store, as an append-only list of edits.
 //!
 //! File `MANIFEST-` and a number; the superblock says which one is the present one. Every edit is on the disk before
 //! what it allows is done: a segment is added before it is written to, removed before its file goes.
@@ -42,6 +42,14 @@ pub(crate) struct Entry {
     pub(crate) sealed: Option<u64>,
 }
 
+/// What the manifest says of one key run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RunEntry {
+    pub(crate) number: u64,
+    /// First log position that it does not cover any more.
+    pub(crate) to: u64,
+}
+
 /// What all edits come to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct State {
@@ -50,6 +58,10 @@ pub(crate) struct State {
     pub(crate) closed: Option<(u64, u64)>,
     /// First segment number never used.
     pub(crate) next_segment: u64,
+    /// By the first log position that they cover. No two cover the same.
+    pub(crate) runs: BTreeMap<u64, RunEntry>,
+    /// First run number never used.
+    pub(crate) next_run: u64,
 }
 
 impl State {
@@ -68,6 +80,18 @@ impl State {
             }
             Edit::Close { segment, end } => self.closed = Some((segment, end)),
             Edit::Open => {}
+            Edit::AddRun { run, from, to } => {
+                self.runs.retain(|&start, old| start < from || old.to > to);
+                if self.runs.iter().any(|(&start, old)| start < to && old.to > from) {
+                    return None;
+                }
+                self.runs.insert(from, RunEntry { number: run, to });
+                self.next_run = self.next_run.max(run.checked_add(1)?);
+            }
+            Edit::RemoveRun { run } => {
+                let from = self.runs.iter().find(|(_, entry)| entry.number == run).map(|(&from, _)| from)?;
+                self.runs.remove(&from);
+            }
         }
         Some(())
     }
@@ -84,6 +108,11 @@ impl State {
             edits.push(Edit::Add { segment: last, base: 0, capacity: 0 });
             edits.push(Edit::Remove { segment: last });
         }
+        if let Some(last) = self.next_run.checked_sub(1).filter(|n| self.runs.values().all(|run| run.number != *n)) {
+            edits.push(Edit::AddRun { run: last, from: 0, to: 1 });
+            edits.push(Edit::RemoveRun { run: last });
+        }
+        edits.extend(self.runs.iter().map(|(&from, run)| Edit::AddRun { run: run.number, from, to: run.to }));
         edits.extend(self.closed.map(|(segment, end)| Edit::Close { segment, end }));
         edits
     }
@@ -222,7 +251,7 @@ fn fold(name: &str, bytes: &[u8], superblock: &Superblock) -> Result<(State, boo
             }
             Some(edit) => state
                 .apply(edit)
-                .ok_or_else(|| Error::corrupt(name, offset, "an edit names a segment that is not there"))?,
+                .ok_or_else(|| Error::corrupt(name, offset, "an edit names a segment or run that is not there"))?,
         }
     }
     Ok((state, bad.is_some()))
@@ -261,7 +290,15 @@ mod tests {
         assert_eq!(again.state().next_segment, 2, "a number is never used twice");
         again.append(Edit::Close { segment: 0, end: 90 }).unwrap();
         assert_eq!(reread(&disk).unwrap().state().closed, Some((0, 90)));
+        again.append(Edit::AddRun { run: 0, from: 0, to: 50 }).unwrap();
+        again.append(Edit::AddRun { run: 1, from: 50, to: 100 }).unwrap();
+        again.append(Edit::AddRun { run: 2, from: 0, to: 100 }).unwrap();
+        again.append(Edit::AddRun { run: 3, from: 100, to: 200 }).unwrap();
+        again.append(Edit::RemoveRun { run: 3 }).unwrap();
+        let runs = BTreeMap::from([(0, RunEntry { number: 2, to: 100 })]);
+        again.append(Edit::Close { segment: 0, end: 90 }).unwrap();
         let mut opened = reread(&disk).unwrap();
+        assert_eq!(opened.state().runs, runs);
         opened.take_over().unwrap();
         assert_eq!(reread(&disk).unwrap().state().closed, None);
     }

@@ -20,6 +20,8 @@ use crate::log::record::Record;
 use crate::log::replay;
 use crate::manifest::Manifest;
 use crate::manifest::superblock::Superblock;
+use crate::run::format::{Entry, Header};
+use crate::run::{Cursor, Run, Writer};
 use crate::{Durability, Options, Store};
 
 /// A small generator of our own (SplitMix64): the same seed gives the same run on every machine and in every release.
@@ -78,6 +80,30 @@ pub fn valid_log(plan: &[u8], salt: u64) -> Vec<u8> {
         record.encode(&mut bytes[at as usize..], Seed::new(salt, at));
     }
     bytes
+}
+
+/// Reads `bytes` as a key run: whatever it holds is in order, or it is refused.
+pub fn read_run(bytes: &[u8], store: u64) {
+    if let Ok(run) = Run::in_memory(bytes.to_vec(), store) {
+        let run = Arc::new(run);
+        let _ = run.check();
+        if let Ok(Some(mut cursor)) = Cursor::seek(&run, 1, bytes.get(..3).unwrap_or_default()) {
+            while matches!(cursor.next(), Ok(true)) {}
+        }
+    }
+}
+
+/// A key run with checksums made right: `plan` is cut into keys. What a fuzzer cannot guess.
+pub fn valid_run(plan: &[u8], store: u64) -> Vec<u8> {
+    let keys: std::collections::BTreeSet<(u64, &[u8])> =
+        plan.chunks(9).map(|key| (u64::from(key[0] % 3), &key[1..])).collect();
+    let mut writer = Writer::new(Header { number: 0, from: 0, to: 1 << 20, salt: 3 }, store, None);
+    for (bucket, key) in keys {
+        let stamp = 4 + key.len() as u64 % 3;
+        // Memory takes it, or the process ends.
+        let _ = writer.add(&Entry { bucket, key, stamp, expires: stamp & 1 });
+    }
+    writer.finish().unwrap_or_default()
 }
 
 /// Reads `superblock` and `manifest` as the files of a store.

@@ -1,0 +1,227 @@
+//! Key runs: the keys of a stretch of the log, sorted, with the version and kind of the newest record of each; immutable.
+//! Flow: `seal` and `merge` write them, `index` holds them, `list` reads them. Files are mapped; a run may also be memory.
+//!
+//! A run covers the log positions [from, to): of every record logged there that still counted when the run was made, it
+//! holds the key. It says nothing of places, so the cleaner may take the segments away that it was made of.
+//!
+//! Runs are made of the log and can be made again: a damaged one is never an error of the store, but it is never believed
+//! either. Header, footer and index are checked at open, each block when it is first touched.
+
+mod cursor;
+pub(crate) mod format;
+mod writer;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub(crate) use cursor::Cursor;
+pub(crate) use writer::Writer;
+
+use crate::checksum::Seed;
+use crate::error::{Error, Result};
+use crate::io::Disk;
+use crate::io::map::Region;
+use format::{BLOCK_HEADER_BYTES, Footer, HEADER_BYTES, Header, Indexed, RESTART_ENTRIES, file_name, indexed};
+
+/// Bytes that are not those of a run, or not of this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Damaged {
+    pub(crate) offset: u64,
+    /// What was looked for there.
+    pub(crate) what: &'static str,
+}
+
+impl Damaged {
+    #[cold]
+    pub(crate) fn at(offset: usize, what: &'static str) -> Damaged {
+        Damaged { offset: offset as u64, what }
+    }
+}
+
+/// An open run.
+pub(crate) struct Run {
+    pub(crate) header: Header,
+    pub(crate) footer: Footer,
+    bytes: Bytes,
+    /// A bit a block: its checksum was compared.
+    checked: Box<[AtomicU64]>,
+}
+
+enum Bytes {
+    File(Region),
+    Memory(Vec<u8>),
+}
+
+/// One block, taken apart: offsets in the file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Block {
+    start: usize,
+    end: usize,
+    bucket: u64,
+    entries: usize,
+    entries_at: usize,
+}
+
+impl Block {
+    fn restarts(&self) -> usize {
+        self.entries.div_ceil(RESTART_ENTRIES)
+    }
+}
+
+impl Run {
+    /// Opens the file of run `number`, which covers the positions [from, to). The inner error: it is not there, or not
+    /// what was written.
+    pub(crate) fn open(disk: &dyn Disk, store: u64, number: u64, from: u64, to: u64) -> Result<Result<Run, Damaged>> {
+        let name = file_name(number);
+        let failed = |e| Error::io(format_args!("cannot read {name}"), e);
+        let file = match disk.open(&name) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Err(Damaged::at(0, "the file"))),
+            Err(e) => return Err(failed(e)),
+        };
+        let bytes = file.len().map_err(failed)?;
+        if bytes < HEADER_BYTES as u64 {
+            return Ok(Err(Damaged::at(0, "a header")));
+        }
+        let region = Region::new(file.map(bytes, false).map_err(failed)?, bytes, false);
+        let run = Run::read(Bytes::File(region), store);
+        let is_it = |run: &Run| (run.header.number, run.header.from, run.header.to) == (number, from, to);
+        Ok(run.and_then(|run| if is_it(&run) { Ok(run) } else { Err(Damaged::at(0, "this run's header")) }))
+    }
+
+    /// A run in memory, from what [`Writer::finish`] gave.
+    pub(crate) fn in_memory(bytes: Vec<u8>, store: u64) -> Result<Run, Damaged> {
+        Run::read(Bytes::Memory(bytes), store)
+    }
+
+    fn read(bytes: Bytes, store: u64) -> Result<Run, Damaged> {
+        let mut run = Run {
+            header: Header { number: 0, from: 0, to: 0, salt: 0 },
+            footer: Footer::default(),
+            bytes,
+            checked: Box::default(),
+        };
+        let file = run.bytes();
+        let header = Header::decode(file, store).filter(|h| h.from < h.to).ok_or(Damaged::at(0, "a header"))?;
+        let end = file.len().saturating_sub(format::FOOTER_BYTES);
+        let footer = Footer::decode(file, header.salt).ok_or(Damaged::at(end, "a footer"))?;
+        let index = usize::try_from(footer.index).ok().and_then(|at| file.get(at..end));
+        let checks = index.is_some_and(|index| {
+            Seed::new(header.salt, footer.index).checksum(index) == footer.index_checksum
+                && footer.blocks <= index.len() as u64 / 8
+        });
+        if !checks {
+            return Err(Damaged { offset: footer.index, what: "the index" });
+        }
+        run.checked = (0..footer.blocks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        run.header = header;
+        run.footer = footer;
+        Ok(run)
+    }
+
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::File(region) => region.slice(0..region.bytes()).unwrap_or_default(),
+            Bytes::Memory(bytes) => bytes,
+        }
+    }
+
+    pub(crate) fn blocks(&self) -> usize {
+        self.footer.blocks as usize
+    }
+
+    fn indexed(&self, i: usize) -> Result<Indexed<'_>, Damaged> {
+        let end = self.bytes().len() - format::FOOTER_BYTES;
+        indexed(&self.bytes()[self.footer.index as usize..end], self.blocks(), i)
+            .ok_or(Damaged { offset: self.footer.index, what: "an index entry" })
+    }
+
+    /// The block in which the first entry at or after a key is, unless that is the first entry of the block after it.
+    fn block_for(&self, bucket: u64, key: &[u8]) -> Result<Option<usize>, Damaged> {
+        let blocks = self.blocks();
+        if blocks == 0 {
+            return Ok(None);
+        }
+        let last = self.indexed(blocks)?;
+        if (last.bucket, last.key) < (bucket, key) {
+            return Ok(None);
+        }
+        // The last block whose first key is not after this one.
+        let (mut low, mut high) = (0, blocks);
+        while high - low > 1 {
+            let middle = low.midpoint(high);
+            let first = self.indexed(middle)?;
+            if (first.bucket, first.key) <= (bucket, key) { low = middle } else { high = middle }
+        }
+        Ok(Some(low))
+    }
+
+    /// Block `i`, its checksum compared the first time.
+    fn block(&self, i: usize) -> Result<Block, Damaged> {
+        let indexed = self.indexed(i)?;
+        let start = indexed.offset as usize;
+        let damaged = Damaged { offset: indexed.offset, what: "a block" };
+        let end = start.checked_add(indexed.bytes as usize).filter(|end| *end as u64 <= self.footer.index);
+        let bytes = end.and_then(|end| self.bytes().get(start..end)).ok_or(damaged)?;
+        if bytes.len() < BLOCK_HEADER_BYTES {
+            return Err(damaged);
+        }
+        let (bit, checked) = (1 << (i % 64), &self.checked[i / 64]);
+        if checked.load(Ordering::Relaxed) & bit == 0 {
+            let stored = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            if Seed::new(self.header.salt, indexed.offset).checksum(&bytes[4..]) != stored {
+                return Err(damaged);
+            }
+            checked.fetch_or(bit, Ordering::Relaxed);
+        }
+        let entries = usize::from(u16::from_le_bytes([bytes[12], bytes[13]]));
+        let entries_at = start + BLOCK_HEADER_BYTES + 2 * entries.div_ceil(RESTART_ENTRIES);
+        if entries == 0 || entries_at > start + bytes.len() {
+            return Err(damaged);
+        }
+        Ok(Block { start, end: start + bytes.len(), bucket: indexed.bucket, entries, entries_at })
+    }
+
+    /// Where restart `i` of a block is in the file, and how many entries follow from there on.
+    fn restart(&self, block: &Block, i: usize) -> Option<(usize, usize)> {
+        let at = block.start + BLOCK_HEADER_BYTES + 2 * i;
+        let offset = u16::from_le_bytes(self.bytes().get(at..at + 2)?.try_into().ok()?);
+        let at = block.start + usize::from(offset);
+        (at >= block.entries_at).then_some((at, block.entries.checked_sub(i * RESTART_ENTRIES)?))
+    }
+
+    /// Reads all of it: every checksum, the order, the counts.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn check(self: &Arc<Run>) -> Result<(), Damaged> {
+        let mut cursor = Cursor::first(self)?;
+        let mut before: Option<(u64, Vec<u8>)> = None;
+        let (mut entries, mut tombstones) = (0, 0);
+        while let Some(at) = &mut cursor {
+            let entry = at.entry();
+            if before.as_ref().is_some_and(|(bucket, key)| (*bucket, key.as_slice()) >= (entry.bucket, entry.key)) {
+                return Err(Damaged { offset: at.offset(), what: "the next key" });
+            }
+            before = Some((entry.bucket, entry.key.to_vec()));
+            entries += 1;
+            tombstones += u64::from(entry.stamp & format::KIND == format::DELETED);
+            if !at.next()? {
+                cursor = None;
+            }
+        }
+        if (entries, tombstones) == (self.footer.entries, self.footer.tombstones) {
+            Ok(())
+        } else {
+            Err(Damaged { offset: self.footer.index, what: "as many entries as the footer says" })
+        }
+    }
+}
+
+impl std::fmt::Debug for Run {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Run").field("header", &self.header).field("footer", &self.footer).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;
