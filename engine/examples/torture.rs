@@ -60,8 +60,8 @@ fn round(campaign: &str, seed: u64, count: u64) -> Result<u64, String> {
         }
         "errors" => faults::errors(&faults::Plan { seed, runs: count.min(2000), steps: 40 }).map(|counts| counts.runs),
         "enospc" => faults::full(&faults::Plan { seed, runs: count.min(2000), steps: 40 }).map(|counts| counts.runs),
-        "flip" => damage::flips(seed, count),
-        "truncate" => damage::cuts(seed, count),
+        "flip" => damage::flips(seed, count.min(20_000)),
+        "truncate" => damage::cuts(seed, count.min(20_000)),
         _ => Err(format!("{campaign} is no campaign\n{USAGE}")),
     }
 }

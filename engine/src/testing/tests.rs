@@ -159,6 +159,29 @@ fn a_call_interrupted_for_ever_is_an_error_and_no_hang() {
 }
 
 #[test]
+fn deletes_go_on_where_the_disk_is_full() {
+    let (disk, store) = new();
+    let bucket = store.bucket("b").unwrap();
+    disk.set_quota(Some(disk.used_bytes()));
+    let mut keys = 0u32;
+    let full = loop {
+        match bucket.set(&keys.to_le_bytes(), &[1; 40]) {
+            Ok(_) => keys += 1,
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(full.kind(), ErrorKind::NoSpace);
+    for key in 0..8u32 {
+        assert!(bucket.delete(&key.to_le_bytes()).unwrap());
+    }
+    assert_eq!(bucket.set(b"key", &[1; 40]).unwrap_err().kind(), ErrorKind::NoSpace);
+    disk.set_quota(None);
+    bucket.set(b"key", &[1; 40]).unwrap();
+    let seen = model::read(&open(&power_cut(&disk, Variant::AllLost)).unwrap()).unwrap();
+    assert_eq!(seen["b"].len(), keys as usize - 8 + 1);
+}
+
+#[test]
 fn one_seed_is_one_run_to_the_byte() {
     let recording = |seed| {
         let mut run = super::workload::Run::new(SimDisk::new(Image::new(), seed), seed);
