@@ -240,8 +240,8 @@ impl Commits {
 
     /// Space in the log. A failure to make some, other than for want of it on the disk, leaves the state of the disk unknown.
     #[inline]
-    fn reserve<'g>(&self, bytes: u64, guard: &'g Guard) -> Result<Space<'g>> {
-        self.log.reserve(bytes, guard).inspect_err(|e| {
+    fn reserve<'g>(&self, bytes: u64, frees: bool, guard: &'g Guard) -> Result<Space<'g>> {
+        self.log.reserve(bytes, frees, guard).inspect_err(|e| {
             if e.kind() != ErrorKind::NoSpace {
                 self.poison(e.clone());
             }
@@ -252,7 +252,7 @@ impl Commits {
     pub(crate) fn append(&self, record: &Record<'_>, guard: &Guard) -> Result<Appended> {
         let prepared = record.prepare();
         let bytes = prepared.bytes();
-        let mut space = self.reserve(bytes, guard)?;
+        let mut space = self.reserve(bytes, record.frees_space(), guard)?;
         let appended = space.appended(0, bytes);
         space.fill(0, &prepared);
         space.segment.count(record.kind, bytes);
@@ -272,7 +272,7 @@ impl Commits {
         let prepared = record.prepare();
         let bytes = prepared.bytes();
         let mut group = self.group.lock();
-        let mut space = self.reserve(bytes, guard)?;
+        let mut space = self.reserve(bytes, record.frees_space(), guard)?;
         let appended = space.appended(0, bytes);
         let write = PendingWrite { hash, place: appended.place, end: appended.end };
         group.queue.push_back(Queued { end: appended.end, writes: Writes::One(write) });
@@ -350,7 +350,7 @@ impl Commits {
 
         let waits = durability.waits_for_disk() || shards.any_pending();
         let mut group = waits.then(|| self.group.lock());
-        let mut space = self.reserve(total, guard)?;
+        let mut space = self.reserve(total, writes.iter().all(|write| write.value.is_none()), guard)?;
         let end = space.appended(0, total).end;
         let mut at = header.bytes();
         let places: Vec<PendingWrite> = writes

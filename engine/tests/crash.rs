@@ -13,10 +13,11 @@ fn number(name: &str, default: u64) -> u64 {
 fn acknowledged_commits_survive_a_power_cut_at_any_moment() {
     let plan = Plan {
         seed: number("KVASI_SEED", 1),
-        images: number("KVASI_CRASH_IMAGES", 6_000),
+        images: number("KVASI_CRASH_IMAGES", 3_000),
         steps: 60,
         each: 8,
         recovery_every: 60,
+        workloads: u64::MAX,
     };
     match campaign(&plan) {
         Ok(counts) => println!("seed {}: {counts}", plan.seed),

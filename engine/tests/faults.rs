@@ -12,7 +12,7 @@ fn plan(runs: u64) -> Plan {
 
 #[test]
 fn any_failing_call_loses_nothing_that_was_acknowledged() {
-    match errors(&plan(1500)) {
+    match errors(&plan(300)) {
         Ok(counts) => println!("{counts}"),
         Err(what) => panic!("{what}"),
     }
@@ -20,7 +20,7 @@ fn any_failing_call_loses_nothing_that_was_acknowledged() {
 
 #[test]
 fn a_full_disk_is_told_lived_through_and_left_behind() {
-    match full(&plan(1000)) {
+    match full(&plan(300)) {
         Ok(counts) => println!("{counts}"),
         Err(what) => panic!("{what}"),
     }

@@ -146,10 +146,17 @@ impl Region {
     /// Takes the next `len` bytes; the caller fills and publishes them. Never waits.
     #[inline]
     pub(crate) fn reserve(&self, len: u64) -> Result<Reservation<'_>, Full> {
+        self.reserve_below(len, self.bytes)
+    }
+
+    /// As [`Region::reserve`], of the first `limit` bytes only.
+    #[inline]
+    pub(crate) fn reserve_below(&self, len: u64, limit: u64) -> Result<Reservation<'_>, Full> {
+        debug_assert!(limit <= self.bytes);
         let mut at = self.reserved.load(Ordering::Relaxed);
         loop {
             // A closed region has its top bit set and so fails the bound.
-            let end = at.checked_add(len).filter(|&end| end <= self.bytes).ok_or(Full)?;
+            let end = at.checked_add(len).filter(|&end| end <= limit).ok_or(Full)?;
             match self.reserved.compare_exchange_weak(at, end, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return Ok(Reservation { region: self, at, len }),
                 Err(now) => at = now,

@@ -64,6 +64,8 @@ pub(crate) struct Log {
     marked: AtomicU64,
     /// The active segment is half full and no next one is there.
     wants_next: AtomicBool,
+    /// There is a next segment: the active one may be filled to its end.
+    next_ready: AtomicBool,
     /// The background thread has something to do that it does not know of.
     has_work: AtomicBool,
     /// What a writer pauses for every 256 KiB, while cleaning lags behind.
@@ -176,6 +178,7 @@ impl Log {
             durable: AtomicU64::new(resume.durable),
             marked: AtomicU64::new(resume.durable),
             wants_next: AtomicBool::new(false),
+            next_ready: AtomicBool::new(false),
             has_work: AtomicBool::new(false),
             brake_us: AtomicU64::new(0),
             retired: Mutex::default(),
@@ -191,6 +194,12 @@ impl Log {
                 |s: &Segment| manifest.state().segments.get(&s.header.number).is_some_and(|e| e.sealed.is_some());
             *log.unsynced.lock() = closed.filter(|s| !sealed(s)).collect();
         }
+        if let Some(active) = &active
+            && active.region.published() >= active.header.capacity / 2
+        {
+            log.wants_next.store(true, Ordering::Relaxed);
+            log.has_work.store(true, Ordering::Relaxed);
+        }
         if let Some(active) = active.or_else(|| last.clone().filter(|_| log.disk.read_only())) {
             log.active.replace(active, guard);
         } else if !log.disk.read_only() {
@@ -202,12 +211,15 @@ impl Log {
         Ok(log)
     }
 
-    /// Takes `bytes` bytes of the active segment, moving on to the next one if this one is full.
+    /// Takes `bytes` bytes of the active segment, moving on to the next one if this one is full. While there is no next
+    /// one, the last eighth is only for what `frees` space: deletes and the cleaner go on where the disk is full.
     #[inline]
-    pub(crate) fn reserve<'g>(&self, bytes: u64, guard: &'g Guard) -> Result<Space<'g>> {
+    pub(crate) fn reserve<'g>(&self, bytes: u64, frees: bool, guard: &'g Guard) -> Result<Space<'g>> {
         loop {
             let segment = self.active.load(guard);
-            match segment.region.reserve(bytes) {
+            let capacity = segment.region.bytes();
+            let kept = if frees || self.next_ready.load(Ordering::Relaxed) { 0 } else { capacity / 8 };
+            match segment.region.reserve_below(bytes, capacity - kept) {
                 Ok(reservation) => {
                     let (start, end) = (reservation.at(), reservation.at() + bytes);
                     if (start ^ end) >> PACE_SHIFT != 0 {
@@ -215,6 +227,7 @@ impl Log {
                     }
                     return Ok(Space { segment, reservation });
                 }
+                Err(_) if kept > 0 => self.ensure_next(segment, bytes, guard)?,
                 Err(_) => self.rotate(segment, bytes, guard)?,
             }
         }
@@ -251,6 +264,22 @@ impl Log {
             .then_some(durable)
     }
 
+    /// Makes the next segment, so that the active one may be filled to its end; or replaces that, if it has no room anyway.
+    #[cold]
+    fn ensure_next(&self, active: &Arc<Segment>, bytes: u64, guard: &Guard) -> Result<()> {
+        if active.region.published() + bytes > active.region.bytes() {
+            return self.rotate(active, bytes, guard);
+        }
+        let mut grow = self.grow.lock();
+        if Arc::ptr_eq(active, self.active.load(guard)) {
+            if grow.next.is_none() {
+                grow.next = Some(self.make_segment(&mut grow, 0)?);
+            }
+            self.next_ready.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
     /// Replaces the full segment by one with room for `bytes`, unless somebody else just did.
     #[cold]
     fn rotate(&self, full: &Arc<Segment>, bytes: u64, guard: &Guard) -> Result<()> {
@@ -265,6 +294,7 @@ impl Log {
                 grow.next = Some(small);
                 return Err(e);
             }
+            self.next_ready.store(false, Ordering::Relaxed);
         }
         let next = match grow.next.take() {
             Some(next) => next,
@@ -276,6 +306,7 @@ impl Log {
             return Err(e);
         }
         self.unsynced.lock().push(full.clone());
+        self.next_ready.store(false, Ordering::Relaxed);
         self.active.replace(next, guard);
         self.has_work.store(true, Ordering::Relaxed);
         Ok(())
@@ -385,6 +416,7 @@ impl Log {
         let mut grow = self.grow.lock();
         if grow.next.is_none() {
             grow.next = Some(self.make_segment(&mut grow, 0)?);
+            self.next_ready.store(true, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -104,6 +104,12 @@ impl<'a> Record<'a> {
         Record { kind: Kind::Batch, batch_bytes: bytes, ..Record::delete(members, &[]) }
     }
 
+    /// Whether space comes back by writing it: a delete, or what the cleaner moves.
+    #[inline]
+    pub(crate) fn frees_space(&self) -> bool {
+        self.kind == Kind::Delete || self.moved.is_some()
+    }
+
     /// Bytes before the key.
     #[inline]
     fn head_bytes(&self) -> usize {

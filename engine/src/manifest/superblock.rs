@@ -191,6 +191,7 @@ mod tests {
         let disk = MemoryDisk::default();
         assert_eq!(Superblock::read(&disk).unwrap(), None);
         SAMPLE.create(&disk).unwrap();
+        io::write_full(&*disk.create("MANIFEST-0000000000000004").unwrap(), 0, b"edits").unwrap();
         let newer = Superblock { generation: 4, manifest: 9, ..SAMPLE };
         newer.write(&disk).unwrap();
         assert_eq!(Superblock::read(&disk).unwrap(), Some(newer));

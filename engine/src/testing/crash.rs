@@ -30,6 +30,8 @@ pub struct Plan {
     pub steps: u32,
     /// Images for each moment; 0 for every variant there is.
     pub each: u32,
+    /// Workloads at most.
+    pub workloads: u64,
     /// One image in so many has its recovery cut, too; 0 for none.
     pub recovery_every: u64,
 }
@@ -82,7 +84,7 @@ impl fmt::Display for Violation {
 pub fn campaign(plan: &Plan) -> Result<Counts, Violation> {
     let mut campaign = Campaign { plan: *plan, counts: Counts::default(), known: HashSet::new() };
     let mut seed = plan.seed;
-    while campaign.counts.images < plan.images {
+    while campaign.counts.images < plan.images && campaign.counts.workloads < plan.workloads {
         campaign.workload(seed)?;
         seed += 1;
     }

@@ -177,6 +177,9 @@ fn one_full(seed: u64, steps: u32, bytes: u64, counts: &mut Counts) -> Result<()
     for _ in 0..steps / 2 {
         run.step()?;
     }
+    if let Some(store) = run.store().cloned() {
+        run.background_all(&store)?;
+    }
     run.disk.set_quota(Some(run.disk.used_bytes() + bytes));
     counts.runs += 1;
     let mut was_full = false;
@@ -184,7 +187,9 @@ fn one_full(seed: u64, steps: u32, bytes: u64, counts: &mut Counts) -> Result<()
         match run.calm_step()? {
             Step::Done => {}
             Step::NoSpace => {
-                was_full = true;
+                if !std::mem::replace(&mut was_full, true) {
+                    run.delete_now()?;
+                }
                 // Nothing of it was done, and reads go on.
                 match run.compare_now()? {
                     Step::Done => {}

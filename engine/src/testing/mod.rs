@@ -5,8 +5,11 @@
 //! functions in this file must return for any input: no panic, no hang, no allocation beyond the input's size.
 
 pub mod crash;
+pub mod damage;
 pub mod faults;
 mod model;
+#[cfg(test)]
+mod tests;
 mod workload;
 
 use std::sync::Arc;

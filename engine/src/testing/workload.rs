@@ -163,6 +163,21 @@ impl Run {
         }
     }
 
+    /// A delete that must succeed, of any key there is.
+    pub(crate) fn delete_now(&mut self) -> Result<(), String> {
+        let key =
+            self.history.last().iter().find_map(|(bucket, keys)| Some((bucket.clone(), keys.keys().next()?.clone())));
+        let (Some(store), Some((name, key))) = (self.store.clone(), key) else { return Ok(()) };
+        let Some(bucket) = store.existing_bucket(&name).map_err(|e| format!("{e:?}"))? else { return Ok(()) };
+        let moment = self.disk.now();
+        let result = bucket.delete(&key);
+        let text = format!("{result:?}");
+        match self.told(moment, bucket.durability, &[Change::Put(name, key, None)], result, |_, _, _| Ok(()))? {
+            Step::Done => Ok(()),
+            step => Err(format!("a delete on a full disk is {step:?}: {text}")),
+        }
+    }
+
     /// Background jobs until there are none.
     pub(crate) fn background_all(&mut self, store: &Store) -> Result<(), String> {
         for _ in 0..40 {
@@ -426,7 +441,8 @@ impl Run {
         let result = self.settle().and_then(|step| match step {
             Step::Done => match store.close() {
                 Ok(()) => Ok(self.acknowledge()),
-                Err(e) => self.failed(&e, None),
+                // Closed it is, but not in order: the next open finds what a crash would leave.
+                Err(e) => self.failed(&e, None).map(|_| Step::Broken),
             },
             other => Ok(other),
         })?;

@@ -1,0 +1,198 @@
+//! What the campaigns have found, one by one, each as small as it gets. Every test here failed before its mend.
+
+use std::sync::Arc;
+
+use super::model;
+use crate::io::sim::{Failure, Fault, Image, SimDisk, Variant};
+use crate::io::{Disk, write_full};
+use crate::manifest::Manifest;
+use crate::manifest::edit::Edit;
+use crate::manifest::superblock::{self, Superblock};
+use crate::worker::Jobs;
+use crate::{Durability, ErrorKind, Options, Store};
+
+fn options() -> Options {
+    Options { segment_bytes_max: 4096, ..Options::new() }
+}
+
+fn open(disk: &SimDisk) -> crate::Result<Store> {
+    Store::without_worker(Arc::new(disk.clone()), options())
+}
+
+fn new() -> (SimDisk, Store) {
+    let disk = SimDisk::new(Image::new(), 1);
+    let store = open(&disk).unwrap();
+    store.bucket("b").unwrap();
+    (disk, store)
+}
+
+/// Fills the active segment by more than half, so that the next one is made ready.
+fn make_next_ready(store: &Store) {
+    store.bucket("b").unwrap().set(b"half", &[1; 2500]).unwrap();
+    Jobs::default().round(&store.0.commits, false);
+}
+
+fn power_cut(disk: &SimDisk, variant: Variant) -> SimDisk {
+    SimDisk::new(disk.image(variant), 2)
+}
+
+#[test]
+fn a_value_larger_than_the_segment_made_ready_leaves_the_store_whole() {
+    let (disk, store) = new();
+    make_next_ready(&store);
+    let bucket = store.bucket("b").unwrap();
+    let first = bucket.set(b"large", &[2; 9000]).unwrap();
+    let then = bucket.set(b"after", &[3; 3000]).unwrap();
+    assert!(first < then, "positions rise");
+    for variant in [Variant::AllLost, Variant::AllKept] {
+        assert_eq!(model::read(&open(&power_cut(&disk, variant)).unwrap()).unwrap()["b"].len(), 3);
+    }
+}
+
+#[test]
+fn a_tail_cut_once_is_no_damage_when_more_was_synced_behind_it() {
+    let (disk, store) = new();
+    let os = store.bucket("b").unwrap().with_durability(Durability::Os);
+    os.set(b"torn", &[1; 100]).unwrap();
+    let disk = power_cut(&disk, Variant::LastTorn(50));
+    let bucket = open(&disk).unwrap().bucket("b").unwrap();
+    for key in [b"one", b"two"] {
+        bucket.set(key, b"").unwrap();
+    }
+    let store = open(&power_cut(&disk, Variant::AllLost)).unwrap();
+    assert_eq!(model::read(&store).unwrap()["b"].len(), 2);
+    assert_eq!(store.report().bytes_cut, 0, "the first open has told of it");
+}
+
+#[test]
+fn what_an_open_shows_survives_a_power_cut() {
+    let (disk, store) = new();
+    store.bucket("b").unwrap().with_durability(Durability::Os).set(b"key", b"value").unwrap();
+    let disk = disk.restart();
+    // Held, so that no closing of it syncs.
+    let shown = open(&disk).unwrap();
+    assert!(shown.bucket("b").unwrap().exists(b"key").unwrap());
+    assert!(open(&power_cut(&disk, Variant::AllLost)).unwrap().bucket("b").unwrap().exists(b"key").unwrap());
+}
+
+#[test]
+fn a_torn_superblock_of_a_creation_cut_short_is_no_damage() {
+    let disk = SimDisk::new(Image::new(), 1);
+    disk.create("MANIFEST-0000000000000001").unwrap();
+    write_full(&*disk.create(superblock::FILE).unwrap(), 0, &[0xa5; 8192]).unwrap();
+    assert!(open(&power_cut(&disk, Variant::AllKept)).unwrap().report().created);
+}
+
+#[test]
+fn blank_superblock_slots_beside_a_store_are_damage() {
+    let (disk, store) = new();
+    store.close().unwrap();
+    let mut image = disk.image(Variant::AllLost);
+    image.insert(superblock::FILE.to_owned(), vec![0; 8192].into());
+    assert_eq!(open(&SimDisk::new(image, 2)).unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn an_edit_without_space_is_written_when_there_is_some() {
+    let (disk, _store) = new();
+    let superblock = Superblock::read(&disk).unwrap().unwrap();
+    let mut manifest = Manifest::read(Arc::new(disk.clone()), superblock).unwrap();
+    disk.set_quota(Some(disk.used_bytes() + 5));
+    let seal = Edit::Seal { segment: 0, end: 100 };
+    assert_eq!(manifest.append(seal).unwrap_err().kind(), ErrorKind::NoSpace);
+    disk.set_quota(None);
+    manifest.append(seal).unwrap();
+    let again = Manifest::read(Arc::new(power_cut(&disk, Variant::AllLost)), superblock).unwrap();
+    assert_eq!(again.state().segments[&0].sealed, Some(100));
+}
+
+#[test]
+fn a_close_whose_sync_failed_leaves_no_hole_in_the_manifest() {
+    for after in 0..20 {
+        let (disk, store) = new();
+        disk.set_fault(Some(Fault { after, failure: Failure::Io, sticky: true }));
+        let _ = store.close();
+        let disk = disk.restart();
+        open(&disk).unwrap().bucket("b").unwrap().set(b"key", b"").unwrap();
+        open(&power_cut(&disk, Variant::AllLost)).unwrap();
+    }
+}
+
+#[test]
+fn a_segment_that_cannot_be_made_stops_all_writing() {
+    let mut poisoned = 0;
+    for after in 0..12 {
+        let (disk, store) = new();
+        let bucket = store.bucket("b").unwrap().with_durability(Durability::Os);
+        bucket.set(b"most", &[1; 3500]).unwrap();
+        disk.set_fault(Some(Fault { after, failure: Failure::Io, sticky: false }));
+        if bucket.set(b"more", &[2; 3500]).is_err() {
+            disk.set_fault(None);
+            assert_eq!(bucket.set(b"again", b"").unwrap_err().kind(), ErrorKind::Poisoned);
+            assert!(bucket.exists(b"most").unwrap());
+            poisoned += 1;
+        }
+        assert_eq!(disk.violation(), None);
+        open(&power_cut(&disk, Variant::AllLost)).unwrap();
+    }
+    assert!(poisoned > 4);
+}
+
+#[test]
+fn a_full_disk_that_fails_a_sync_poisons() {
+    let (disk, store) = new();
+    let bucket = store.bucket("b").unwrap().with_durability(Durability::Os);
+    bucket.set(b"most", &[1; 3500]).unwrap();
+    // The header of the next segment is written, its sync fails.
+    disk.set_fault(Some(Fault { after: 2, failure: Failure::NoSpace, sticky: false }));
+    assert!(bucket.set(b"more", &[2; 3500]).is_err());
+    disk.set_fault(None);
+    assert_eq!(bucket.set(b"again", b"").unwrap_err().kind(), ErrorKind::Poisoned);
+    assert_eq!(disk.violation(), None);
+}
+
+#[test]
+fn a_call_interrupted_for_ever_is_an_error_and_no_hang() {
+    let (disk, store) = new();
+    drop(store);
+    let disk = disk.restart();
+    disk.set_fault(Some(Fault { after: 0, failure: Failure::Interrupted, sticky: true }));
+    assert_eq!(open(&disk).unwrap_err().kind(), ErrorKind::Io);
+}
+
+#[test]
+fn deletes_go_on_where_the_disk_is_full() {
+    let (disk, store) = new();
+    let bucket = store.bucket("b").unwrap();
+    disk.set_quota(Some(disk.used_bytes()));
+    let mut keys = 0u32;
+    let full = loop {
+        match bucket.set(&keys.to_le_bytes(), &[1; 40]) {
+            Ok(_) => keys += 1,
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(full.kind(), ErrorKind::NoSpace);
+    for key in 0..8u32 {
+        assert!(bucket.delete(&key.to_le_bytes()).unwrap());
+    }
+    assert_eq!(bucket.set(b"key", &[1; 40]).unwrap_err().kind(), ErrorKind::NoSpace);
+    disk.set_quota(None);
+    bucket.set(b"key", &[1; 40]).unwrap();
+    let seen = model::read(&open(&power_cut(&disk, Variant::AllLost)).unwrap()).unwrap();
+    assert_eq!(seen["b"].len(), keys as usize - 8 + 1);
+}
+
+#[test]
+fn one_seed_is_one_run_to_the_byte() {
+    let recording = |seed| {
+        let mut run = super::workload::Run::new(SimDisk::new(Image::new(), seed), seed);
+        for _ in 0..80 {
+            run.step().unwrap();
+        }
+        format!("{:?}", run.disk.recording().1)
+    };
+    for seed in 0..5 {
+        assert!(recording(seed) == recording(seed), "seed {seed}");
+    }
+}
