@@ -11,6 +11,7 @@ mod cursor;
 pub(crate) mod format;
 mod writer;
 
+#[cfg(any(test, feature = "testing"))]
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
