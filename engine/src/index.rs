@@ -28,7 +28,7 @@ use crate::commit::Commits;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::Log;
 use crate::log::record::{Kind, Record};
-use crate::merge::{Failed, Merge, Source};
+use crate::merge::{Failed, Merge, Source, compare};
 use crate::run::format::{Entry, Header, file_name, stamp};
 use crate::run::{Cursor, Damaged, Run, Writer};
 use crate::segment::{HEADER_BYTES, Segment};
@@ -283,7 +283,9 @@ pub(crate) fn sort(segment: &Segment, from: u64, limit: u64, store: u64) -> Resu
         entries.extend(entry_of(segment, at, &record));
         at += bytes;
     }
-    entries.sort_unstable_by(|a, b| (a.bucket, a.key).cmp(&(b.bucket, b.key)).then(b.stamp.cmp(&a.stamp)));
+    entries.sort_unstable_by(|a, b| {
+        a.bucket.cmp(&b.bucket).then_with(|| compare(a.key, b.key)).then_with(|| b.stamp.cmp(&a.stamp))
+    });
     entries.dedup_by(|next, kept| (next.bucket, next.key) == (kept.bucket, kept.key));
     let mut writer = in_memory_writer(segment.position(from), segment.position(at), store);
     let written = entries.iter().try_for_each(|entry| add(&mut writer, entry));

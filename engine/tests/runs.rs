@@ -104,7 +104,7 @@ fn a_missing_or_damaged_run_is_made_again() {
         let name = run.file_name().unwrap();
         let mut damages: Vec<Option<Vec<u8>>> = vec![None, Some(Vec::new()), Some(good[..good.len() / 2].to_vec())];
         damages.push(Some([&good[..], b"more"].concat()));
-        damages.extend((0..good.len()).step_by(good.len() / 60).map(|at| {
+        damages.extend((0..good.len()).step_by(good.len() / 20).map(|at| {
             let mut bad = good.clone();
             bad[at] ^= 4;
             Some(bad)
