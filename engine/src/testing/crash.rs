@@ -16,6 +16,7 @@ use crate::io::sim::{Image, Op, Platter, SimDisk, Variant};
 use crate::io::{Disk, disk};
 use crate::manifest::superblock::{self, Superblock};
 use crate::manifest::{self, Manifest};
+use crate::run;
 use crate::segment;
 use crate::{Durability, Options, Store};
 
@@ -278,9 +279,11 @@ pub(crate) fn no_orphans(disk: &SimDisk) -> Result<(), String> {
     let superblock = Superblock::read(&*shared).map_err(|e| failed(&e))?.ok_or("no superblock after an open")?;
     let manifest = Manifest::read(shared, superblock).map_err(|e| failed(&e))?;
     for name in names {
-        let counts = match (segment::number_of(&name), manifest::number_of(&name)) {
-            (Some(number), _) => manifest.state().segments.contains_key(&number),
-            (_, Some(number)) => number == superblock.manifest,
+        let numbers = (segment::number_of(&name), manifest::number_of(&name), run::format::number_of(&name));
+        let counts = match numbers {
+            (Some(number), ..) => manifest.state().segments.contains_key(&number),
+            (_, Some(number), _) => number == superblock.manifest,
+            (.., Some(number)) => manifest.state().runs.values().any(|run| run.number == number),
             _ => name == superblock::FILE || name == disk::LOCK_FILE,
         };
         if !counts {
