@@ -40,6 +40,9 @@ const SLOTS_MAX: usize = 1 << (PLACE_BITS - SLOT_SHIFT);
 const FIRST_SEGMENT_BYTES: u64 = 1 << 20;
 /// A writer that crosses a multiple of this looks whether it should slow down.
 const PACE_SHIFT: u32 = 18; // 256 KiB
+/// Segments are made in this number of one size before the size doubles: the space kept ready, at most two segments, stays
+/// small beside the log.
+const SEGMENTS_PER_SIZE: u64 = 4;
 /// Segments begin and end at pages.
 const PAGE_BYTES: u64 = 4096;
 
@@ -365,7 +368,9 @@ impl Log {
         put_in_slots(&mut slots, &segment);
         self.slots.replace(slots, guard);
         grow.base += capacity;
-        grow.bytes = (grow.bytes * 2).min(self.segment_bytes_max);
+        if grow.number.is_multiple_of(SEGMENTS_PER_SIZE) {
+            grow.bytes = (grow.bytes * 2).min(self.segment_bytes_max);
+        }
         Ok(segment)
     }
 
