@@ -416,17 +416,17 @@ impl Commits {
         }
     }
 
-    /// Syncs only what stands in closed segments, so that they can be sealed; skips it if a group is being led.
-    pub(crate) fn sync_closed(&self) -> Result<()> {
+    /// Syncs only the oldest closed segment, so that it can be sealed; `false` if a group is being led, which syncs it too.
+    pub(crate) fn sync_closed(&self) -> Result<bool> {
         {
             let mut group = self.group.lock();
             if group.leading || self.poison.get().is_some() {
-                return Ok(());
+                return Ok(false);
             }
             group.leading = true;
         }
         self.lead(true);
-        self.check_poison()
+        self.check_poison().map(|()| true)
     }
 
     /// Syncs the log, makes visible what became durable, wakes who waits for it. The caller has set `leading`.

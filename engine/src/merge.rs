@@ -32,6 +32,9 @@ const FAN: usize = 4;
 /// Size of the smallest class, as a power of two.
 const CLASS_BITS_MIN: u32 = 16;
 
+/// While nobody writes, all runs are merged if that drops more than so small a part of their entries.
+const STALE_PART: u64 = 8;
+
 /// Which runs to merge, of runs of these sizes, oldest first; `None` if there are few enough. Adjacent ones only.
 ///
 /// When all others, two or more, together have reached the size of the oldest, everything is merged into that; so it is rewritten
@@ -322,13 +325,14 @@ impl Merger {
     }
 
     /// One step; whether there was something to do.
-    pub(crate) fn step(&mut self, commits: &Commits) -> Result<bool, Failed> {
+    pub(crate) fn step(&mut self, commits: &Commits, quiet: bool) -> Result<bool, Failed> {
         let mut merging = match self.at.take() {
             Some(merging) => merging,
             None => {
                 let runs = commits.index.runs();
                 let sizes: Vec<u64> = runs.iter().map(|run| run.footer.bytes).collect();
-                let Some(picked) = pick(&sizes) else { return Ok(false) };
+                let all = || (quiet && is_stale(commits, &runs)).then_some(0..runs.len());
+                let Some(picked) = pick(&sizes).or_else(all) else { return Ok(false) };
                 let inputs = &runs[picked];
                 let (from, to) = (inputs[0].header.from, inputs[inputs.len() - 1].header.to);
                 Merging::new(commits, inputs, from, to)?
@@ -341,6 +345,22 @@ impl Merger {
         }
         Ok(true)
     }
+
+    /// Whether runs are merged once nobody writes.
+    pub(crate) fn puts_off(&self, commits: &Commits) -> bool {
+        self.at.is_none() && is_stale(commits, &commits.index.runs())
+    }
+}
+
+/// Whether so many entries are of keys that have newer ones, or are gone, that writing all runs again saves space.
+fn is_stale(commits: &Commits, runs: &[Arc<Run>]) -> bool {
+    let [oldest, others @ ..] = runs else { return false };
+    let entries = |runs: &[Arc<Run>]| runs.iter().map(|run| run.footer.entries).sum::<u64>();
+    let newer = entries(others);
+    let all = oldest.footer.entries + newer;
+    // Merging cannot drop more than there are newer ones, and little is left to the next time.
+    let spared = newer.min(all.saturating_sub(commits.directory.keys(&epoch::pin())));
+    newer > 0 && spared > all / STALE_PART
 }
 
 #[cfg(test)]

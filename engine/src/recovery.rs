@@ -359,9 +359,18 @@ fn resume(loaded: Vec<Loaded>, state: &manifest::State, base: u64, read_only: bo
         let goes_on = closed == Some((loaded.number, end)) && sealed.is_none() && !read_only;
         let region = if goes_on {
             let failed = |e| Error::io(format_args!("cannot go on with {name}"), e);
-            loaded.file.reserve(loaded.header.capacity).map_err(failed)?;
-            let map = loaded.file.map(loaded.header.capacity, true).map_err(failed)?;
-            Region::new(map, loaded.extent.end, true)
+            let (filled, capacity) = (loaded.extent.end, loaded.header.capacity);
+            // The first write prepares more; what deletes may need is had at once, if it can be had.
+            let kept = if io::MAPS_PAST_END { (filled + capacity / 8).min(capacity) } else { capacity };
+            let limit = match loaded.file.reserve(kept) {
+                Ok(()) => kept,
+                Err(e) => match failed(e) {
+                    full if io::MAPS_PAST_END && full.kind() == ErrorKind::NoSpace => filled,
+                    other => return Err(other),
+                },
+            };
+            let map = loaded.file.map(capacity, true).map_err(failed)?;
+            Region::up_to(map, filled, limit, true)
         } else {
             loaded.region.cut(loaded.extent.end)
         };

@@ -20,17 +20,24 @@ use crate::segment::{HEADER_BYTES, Segment};
 /// Log read in one step: some ten milliseconds, and few enough stretches to be merged in one go.
 const STEP_BYTES: u64 = 4 << 20;
 
+/// Log that goes into one run, unless it is one segment that is longer.
+const RUN_BYTES_MAX: u64 = 64 << 20;
+/// While others write, so small a part of the log is enough for a run.
+const LOG_PER_RUN: u64 = 6;
+
 /// Makes runs of sealed segments.
 #[derive(Default)]
 pub(crate) struct Sealer {
     at: Option<Sealing>,
 }
 
-/// A segment under way.
+/// Segments under way.
 struct Sealing {
-    segment: Arc<Segment>,
+    /// Those not yet read to their end, the next one last.
+    segments: Vec<Arc<Segment>>,
     from: u64,
-    /// How far it was read, and what came of it.
+    to: u64,
+    /// How far the next one was read, and what came of all.
     read: u64,
     sorted: Vec<Arc<Run>>,
     merging: Option<Merging>,
@@ -44,40 +51,61 @@ impl Sealer {
         }
     }
 
-    /// One step; whether there was something to do.
-    pub(crate) fn step(&mut self, commits: &Commits) -> Result<bool, Failed> {
-        let Some(mut at) = self.at.take().or_else(|| next(commits)) else { return Ok(false) };
-        let end = at.segment.region.published();
-        let to = at.segment.header.base + at.segment.header.capacity;
-        if at.read < end {
-            let store = commits.log.store();
-            let (run, read) = index::sort(&at.segment, at.read, end.min(at.read + STEP_BYTES), store)?;
-            at.sorted.push(Arc::new(run));
-            at.read = read;
+    /// One step; whether there was something to do. While others write, segments are put off until there are enough of them.
+    pub(crate) fn step(&mut self, commits: &Commits, quiet: bool) -> Result<bool, Failed> {
+        let Some(mut at) = self.at.take().or_else(|| next(commits, quiet)) else { return Ok(false) };
+        if let Some(segment) = at.segments.last() {
+            let end = segment.region.published();
+            if at.read < end {
+                let store = commits.log.store();
+                let (run, read) = index::sort(segment, at.read, end.min(at.read + STEP_BYTES), store)?;
+                at.sorted.push(Arc::new(run));
+                at.read = read;
+            }
+            if at.read >= end {
+                at.segments.pop();
+                at.read = HEADER_BYTES;
+            }
         } else if let Some(merging) = &mut at.merging {
             if merging.step(commits)? {
                 commits.index.install(&commits.log, &merging.header)?;
                 return Ok(true);
             }
         } else {
-            at.merging = Some(Merging::new(commits, &at.sorted, at.from, to)?);
+            at.merging = Some(Merging::new(commits, &at.sorted, at.from, at.to)?);
         }
         self.at = Some(at);
         Ok(true)
     }
+
+    /// Whether segments are put off until nobody writes.
+    pub(crate) fn puts_off(&self, commits: &Commits) -> bool {
+        self.at.is_none() && next(commits, true).is_some()
+    }
 }
 
-/// The oldest segment that no run covers, if it is sealed.
-fn next(commits: &Commits) -> Option<Sealing> {
+/// The oldest segments that no run covers, as far as they are sealed, if they are enough for a run: a small one is soon
+/// merged, which is written again.
+fn next(commits: &Commits, quiet: bool) -> Option<Sealing> {
     let covered = commits.index.covered();
     let guard = &epoch::pin();
-    let sealed = commits.log.sealed(guard).into_iter().find(|s| s.header.base >= covered)?;
-    let oldest = commits.log.segments(guard).into_iter().find(|s| s.header.base >= covered)?;
-    Arc::ptr_eq(&oldest, &sealed).then_some(Sealing {
-        segment: sealed,
-        from: covered,
-        read: HEADER_BYTES,
-        sorted: Vec::new(),
-        merging: None,
-    })
+    let all = commits.log.segments(guard);
+    let sealed = commits.log.sealed(guard);
+    let log_bytes: u64 = all.iter().map(|s| s.region.published()).sum();
+    let mut segments = Vec::new();
+    let mut bytes = 0;
+    for segment in all.into_iter().filter(|s| s.header.base >= covered) {
+        let more = segment.region.published();
+        let is_sealed = sealed.iter().any(|s| Arc::ptr_eq(s, &segment));
+        if !is_sealed || !segments.is_empty() && bytes + more > RUN_BYTES_MAX {
+            break;
+        }
+        bytes += more;
+        segments.push(segment);
+    }
+    let last = segments.last()?;
+    let to = last.header.base + last.header.capacity;
+    segments.reverse();
+    let enough = quiet || bytes >= log_bytes / LOG_PER_RUN || bytes > RUN_BYTES_MAX / 2;
+    enough.then_some(Sealing { segments, from: covered, to, read: HEADER_BYTES, sorted: Vec::new(), merging: None })
 }

@@ -32,7 +32,7 @@ use crate::codec::Reader;
 use crate::directory::Cell;
 use crate::error::Error;
 use crate::io::map::Region;
-use crate::io::{File, write_full};
+use crate::io::{File, cut, write_full};
 use crate::log::record::{Defect, Kind, Record};
 
 /// Bytes before the first record.
@@ -214,20 +214,45 @@ impl Segment {
         self.live_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
+    /// Bytes that are appended last: while there is no segment to follow, only by what frees space.
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        self.header.capacity / 8
+    }
+
     /// Makes the published bytes from `from` on survive a power cut; the position that is now durable.
     pub(crate) fn sync(&self, from: u64) -> io::Result<u64> {
         let end = self.region.published();
         if self.rewrite.load(Ordering::Relaxed) {
-            let bytes = self.region.slice(0..end).unwrap_or_default();
-            write_full(&*self.file, 0, bytes)?;
-            self.file.sync()?;
-            self.rewrite.store(false, Ordering::Relaxed);
-            return Ok(self.position(end));
+            return self.sync_again();
         }
         let start = from.saturating_sub(self.header.base).min(end);
         if start < end {
             self.region.sync(start..end)?;
         }
+        Ok(self.position(end))
+    }
+
+    /// As [`Segment::sync`] of all there is, for a segment that takes no more; the space behind the last record is given
+    /// back. Where a mapped file cannot be cut (Windows) it stays; that is only space.
+    pub(crate) fn sync_closed(&self) -> io::Result<u64> {
+        let end = self.region.published();
+        if !cfg!(windows) {
+            cut(&*self.file, end)?;
+        }
+        if self.rewrite.load(Ordering::Relaxed) {
+            return self.sync_again();
+        }
+        self.region.sync_closed(&*self.file)?;
+        Ok(self.position(end))
+    }
+
+    /// Writes what is there again, and syncs it.
+    fn sync_again(&self) -> io::Result<u64> {
+        let end = self.region.published();
+        let bytes = self.region.slice(0..end).unwrap_or_default();
+        write_full(&*self.file, 0, bytes)?;
+        self.file.sync()?;
+        self.rewrite.store(false, Ordering::Relaxed);
         Ok(self.position(end))
     }
 }

@@ -102,7 +102,7 @@ impl Store {
         let (live, known) = catalogue.ids();
         commits.index.buckets.take_up(live, known, commits.log.end(&epoch::pin()));
         let bell = Arc::<Bell>::default();
-        if !read_only && commits.log.has_closed() {
+        while !read_only && commits.log.has_unsynced() {
             // What the open shows is decided for good, also for those who were told that a commit is indeterminate: what
             // a dead process left in the system's cache must not vanish with the next power cut.
             commits.sync_closed()?;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crossbeam_epoch as epoch;
 use parking_lot::{Condvar, Mutex};
 
-use crate::clean::{Cleaner, Progress};
+use crate::clean::{Cleaner, Mood, Progress};
 use crate::commit::Commits;
 use crate::error::{Error, ErrorKind, Result};
 use crate::merge::{Failed, Merger};
@@ -132,6 +132,10 @@ pub(crate) struct Jobs {
     cleaner: Cleaner,
     sealer: Sealer,
     merger: Merger,
+    /// The end of the log after the last round, whether the thread rested since, and whether nobody has written meanwhile.
+    seen_end: u64,
+    rested: bool,
+    quiet: bool,
 }
 
 impl Jobs {
@@ -143,14 +147,19 @@ impl Jobs {
 
     /// One round, and what its failure does to the store; `None` if that was the last one.
     pub(crate) fn round(&mut self, commits: &Commits, interval: bool) -> Option<Next> {
-        match self.step(commits, interval) {
-            Ok(next) => Some(next),
-            Err(e) if e.kind() == ErrorKind::NoSpace => Some(Next::WhenSpace),
+        let end = commits.log.end(&epoch::pin());
+        self.quiet = end == self.seen_end && (self.quiet || self.rested);
+        let next = match self.step(commits, interval) {
+            Ok(next) => next,
+            Err(e) if e.kind() == ErrorKind::NoSpace => Next::WhenSpace,
             Err(e) => {
                 commits.poison(e);
-                None
+                return None;
             }
-        }
+        };
+        self.seen_end = commits.log.end(&epoch::pin());
+        self.rested = next != Next::AtOnce;
+        Some(next)
     }
 
     /// A step of making runs, and one of merging them; whether there was something to do. Damaged runs are given up, and
@@ -160,8 +169,8 @@ impl Jobs {
             self.give_up_runs(commits);
         }
         let seen = commits.index.runs();
-        let stepped = match self.sealer.step(commits) {
-            Ok(sealed) => self.merger.step(commits).map(|merged| sealed || merged),
+        let stepped = match self.sealer.step(commits, self.quiet) {
+            Ok(sealed) => self.merger.step(commits, self.quiet).map(|merged| sealed || merged),
             Err(failed) => Err(failed),
         };
         match stepped {
@@ -177,6 +186,11 @@ impl Jobs {
         }
     }
 
+    /// Whether there is something to do when nobody writes, other than cleaning.
+    fn puts_off(&self, commits: &Commits) -> bool {
+        commits.log.has_space_to_give_back() || self.sealer.puts_off(commits) || self.merger.puts_off(commits)
+    }
+
     fn give_up_runs(&mut self, commits: &Commits) {
         self.sealer.give_up(commits);
         self.merger.give_up(commits);
@@ -185,7 +199,7 @@ impl Jobs {
     /// One round: the next segment, syncs that are due, seals, a step each of making runs, merging and
     /// cleaning. With `interval`, everything logged is synced, not only what somebody waits for.
     fn step(&mut self, commits: &Commits, interval: bool) -> Result<Next> {
-        let prepared = commits.log.prepare_next();
+        let prepared = commits.log.prepare_space();
         if prepared.as_ref().is_err_and(|e| e.kind() != ErrorKind::NoSpace) {
             // Nothing more is written or synced.
             return prepared.map(|()| Next::WhenRung);
@@ -196,9 +210,11 @@ impl Jobs {
                 commits.wait(end)?;
             }
         }
+        let mut more_closed = false;
         if commits.log.has_closed() {
-            commits.sync_closed()?;
+            let led = !commits.log.has_unsynced() || commits.sync_closed()?;
             commits.log.seal()?;
+            more_closed = led && commits.log.has_closed();
         }
         prepared?;
         let runs = self.step_runs(commits);
@@ -208,17 +224,25 @@ impl Jobs {
             return runs.map(|_| Next::WhenRung);
         }
         // Cleaning frees space, so a full disk must not keep it from going on.
-        let cleaning = self.cleaner.step(commits)?;
+        let mood = if self.quiet { Mood::Idle } else { Mood::Busy };
+        let cleaning = self.cleaner.step(commits, mood)?;
         let made_runs = runs?;
         if commits.log.has_retired() {
             commits.log.free_slots_of_retired();
         }
         Ok(match cleaning {
-            _ if made_runs => Next::AtOnce,
+            _ if made_runs || more_closed => Next::AtOnce,
             Progress::Some => Next::AtOnce,
             Progress::Later => Next::Soon,
             Progress::None if commits.log.has_retired() => Next::Soon,
-            Progress::None => Next::WhenRung,
+            // What is to be done when nobody writes is done after a rest in which nobody wrote.
+            Progress::None if !self.quiet && self.puts_off(commits) => Next::Soon,
+            Progress::None => {
+                if self.quiet && commits.log.has_space_to_give_back() {
+                    commits.log.give_back_space()?;
+                }
+                Next::WhenRung
+            }
         })
     }
 }

@@ -212,7 +212,7 @@ impl File for RealFile {
 
     fn map(&self, bytes: u64, writable: bool) -> io::Result<Map> {
         // Past the end of the file a mapping is a trap, so the file is looked at first.
-        if self.len()? < bytes {
+        if !(writable && super::MAPS_PAST_END) && self.len()? < bytes {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it should be"));
         }
         Map::file(&self.0, bytes, writable)

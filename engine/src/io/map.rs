@@ -3,7 +3,8 @@
 //! A [`Region`] is a file mapping (or anonymous memory) that is filled from front to back, by many threads at once, and
 //! read by many more. This file holds the engine's `unsafe` for mappings; what keeps it sound:
 //!
-//! 1. `published <= reserved <= bytes`; both only rise (but for [`Region::reopen`], which undoes a close).
+//! 1. `published <= reserved <= limit <= bytes`, and the file reaches to `limit` at least: a page past the end of the file is
+//!    a trap. `published` and the offset in `reserved` only rise.
 //! 2. A byte range is reserved once, by one compare-exchange on `reserved`: reservations are disjoint.
 //! 3. Bytes below `published` never change again, and only those are lent out as `&[u8]`.
 //! 4. Ranges are published in the order in which they were reserved. A thread whose turn it is not leaves its range in
@@ -11,6 +12,9 @@
 //!    its copy holds up those behind it once, and not one after the other (which costs a switch of threads per record
 //!    and, with more threads than cores, never ends: 0.11 M/s against 3.2 M/s for four threads on two cores).
 //! 5. The mapping lives as long as the `Region`; everything lent out borrows from it.
+//! 6. `limit` is lowered only while the region is closed and nothing is reserved that is not published; opening it again
+//!    changes `reserved`, so that no exchange succeeds that was begun with the old limit.
+//! 7. A `Map` with `of_file` is a shared mapping of a file.
 //!
 //! Rule 3 holds as long as nobody else writes to or truncates the file; the store's lock and the directory's
 //! permissions guard that, and checksums find what they cannot (docs/durability.md).
@@ -28,6 +32,11 @@ use parking_lot::{Condvar, Mutex};
 
 /// Set in `reserved` while nothing more may be appended.
 const CLOSED: u64 = 1 << 63;
+/// Added to `reserved` whenever it is opened again, so that a reservation that was begun before fails (rule 6). It wraps
+/// after 32,768 times, which would have to pass while one thread stands between two instructions.
+const TURN: u64 = 1 << 48;
+/// The part of `reserved` that is an offset.
+const OFFSET: u64 = TURN - 1;
 
 /// Looks at `published` before a thread goes to sleep: longer than a copy takes, shorter than a switch of threads.
 const SPINS: u32 = 300;
@@ -37,6 +46,8 @@ const SLEEP_MAX: Duration = Duration::from_micros(200);
 /// Memory of a mapping, not yet a region: what the seam hands out.
 pub(crate) struct Map {
     memory: MmapRaw,
+    /// Of a file: the system has the bytes, whether or not this process has the pages.
+    of_file: bool,
     /// Who wants to know; there is no such field in production.
     #[cfg(feature = "testing")]
     watch: Option<Arc<dyn Watch>>,
@@ -53,12 +64,14 @@ pub(crate) trait Watch: Send + Sync {
 }
 
 impl Map {
-    /// Maps the first `bytes` bytes of `file`, shared with every other mapping of it.
+    /// Maps the first `bytes` bytes of `file`, shared with every other mapping of it. Those past its end must not be touched
+    /// before the file reaches there.
     pub(crate) fn file(file: &std::fs::File, bytes: u64, writable: bool) -> io::Result<Map> {
         let len = usize::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
         let mut options = MmapOptions::new();
         options.len(len);
-        Ok(Map::unwatched(if writable { options.map_raw(file)? } else { options.map_raw_read_only(file)? }))
+        let memory = if writable { options.map_raw(file)? } else { options.map_raw_read_only(file)? };
+        Ok(Map { of_file: true, ..Map::unwatched(memory) })
     }
 
     /// These bytes, without a file.
@@ -74,17 +87,18 @@ impl Map {
         Ok(Map::unwatched(MmapOptions::new().len(len).map_anon()?.into()))
     }
 
-    /// Memory that begins as a copy of `bytes`, and whose use `watch` is told of.
+    /// `len` bytes of memory that begin as a copy of `bytes`, and whose use `watch` is told of.
     #[cfg(feature = "testing")]
-    pub(crate) fn copied(bytes: &[u8], watch: Option<Arc<dyn Watch>>) -> io::Result<Map> {
-        let mut memory = MmapOptions::new().len(bytes.len()).map_anon()?;
-        memory.copy_from_slice(bytes);
-        Ok(Map { memory: memory.into(), watch })
+    pub(crate) fn copied(bytes: &[u8], len: usize, watch: Option<Arc<dyn Watch>>) -> io::Result<Map> {
+        let mut memory = MmapOptions::new().len(len).map_anon()?;
+        memory[..bytes.len()].copy_from_slice(bytes);
+        Ok(Map { memory: memory.into(), of_file: false, watch })
     }
 
     fn unwatched(memory: MmapRaw) -> Map {
         Map {
             memory,
+            of_file: false,
             #[cfg(feature = "testing")]
             watch: None,
         }
@@ -95,6 +109,9 @@ impl Map {
 pub(crate) struct Region {
     map: Map,
     bytes: u64,
+    /// What may be appended to: all of it stands on the disk.
+    limit: AtomicU64,
+    /// Flag, turn and offset.
     reserved: AtomicU64,
     published: AtomicU64,
     /// Filled out of turn: start and end of each range.
@@ -113,12 +130,22 @@ pub(crate) struct Full;
 impl Region {
     /// A region over `map` whose first `filled` bytes are already there; `open` if more may be appended.
     pub(crate) fn new(map: Map, filled: u64, open: bool) -> Region {
+        let limit = map.memory.len() as u64;
+        Region::up_to(map, filled, limit, open)
+    }
+
+    /// As [`Region::new`]; only the first `limit` bytes may be appended to until [`Region::extend`].
+    pub(crate) fn up_to(map: Map, filled: u64, limit: u64, open: bool) -> Region {
         let bytes = map.memory.len() as u64;
-        assert!(filled <= bytes, "a region of {bytes} bytes cannot hold {filled}");
+        assert!(
+            filled <= limit && limit <= bytes && bytes <= OFFSET,
+            "a region of {bytes} bytes cannot hold {filled} of {limit}"
+        );
         let reserved = if open { filled } else { filled | CLOSED };
         Region {
             map,
             bytes,
+            limit: AtomicU64::new(limit),
             reserved: AtomicU64::new(reserved),
             published: AtomicU64::new(filled),
             done: Mutex::default(),
@@ -143,32 +170,58 @@ impl Region {
         self.published.load(Ordering::Acquire)
     }
 
+    /// Bytes that may be appended to.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit.load(Ordering::Acquire)
+    }
+
+    /// Lets the first `limit` bytes be appended to; they are there.
+    pub(crate) fn extend(&self, limit: u64) {
+        assert!(limit <= self.bytes, "a region of {} bytes is not extended to {limit}", self.bytes);
+        self.limit.fetch_max(limit, Ordering::Release);
+    }
+
+    /// Bytes that were ever reserved: somebody may be filling the last of them.
+    pub(crate) fn reserved(&self) -> u64 {
+        self.reserved.load(Ordering::Acquire) & OFFSET
+    }
+
     /// Takes the next `len` bytes; the caller fills and publishes them. Never waits.
     #[inline]
     pub(crate) fn reserve(&self, len: u64) -> Result<Reservation<'_>, Full> {
-        self.reserve_below(len, self.bytes)
+        self.reserve_keeping(len, 0)
     }
 
-    /// As [`Region::reserve`], of the first `limit` bytes only.
+    /// As [`Region::reserve`], if `kept` bytes are left after that.
     #[inline]
-    pub(crate) fn reserve_below(&self, len: u64, limit: u64) -> Result<Reservation<'_>, Full> {
-        debug_assert!(limit <= self.bytes);
-        let mut at = self.reserved.load(Ordering::Relaxed);
+    pub(crate) fn reserve_keeping(&self, len: u64, kept: u64) -> Result<Reservation<'_>, Full> {
+        let mut now = self.reserved.load(Ordering::Acquire);
         loop {
-            // A closed region has its top bit set and so fails the bound.
-            let end = at.checked_add(len).filter(|&end| end <= limit).ok_or(Full)?;
-            match self.reserved.compare_exchange_weak(at, end, Ordering::Relaxed, Ordering::Relaxed) {
+            // In this order: if the limit has been lowered since the load above, the exchange below fails.
+            let limit = self.limit.load(Ordering::Acquire);
+            let at = now & OFFSET;
+            let fits = at.checked_add(len).and_then(|end| end.checked_add(kept)).is_some_and(|end| end <= limit);
+            if now & CLOSED != 0 || !fits {
+                return Err(Full);
+            }
+            match self.reserved.compare_exchange_weak(now, now + len, Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) => return Ok(Reservation { region: self, at, len }),
-                Err(now) => at = now,
+                Err(other) => now = other,
             }
         }
     }
 
     /// Ends appending, waits for reservations under way, and returns the final length. Idempotent.
     pub(crate) fn close(&self) -> u64 {
-        let end = self.reserved.fetch_or(CLOSED, Ordering::Relaxed) & !CLOSED;
+        let end = self.reserved.fetch_or(CLOSED, Ordering::AcqRel) & OFFSET;
         self.wait_for(end);
         end
+    }
+
+    /// Lowers the limit of a closed region, which must not go below what is filled.
+    pub(crate) fn lower(&self, limit: u64) {
+        assert!(self.reserved.load(Ordering::Acquire) & CLOSED != 0 && self.published() <= limit, "lowered in use");
+        self.limit.fetch_min(limit, Ordering::Release);
     }
 
     /// Publishes a range that has been filled, and returns when it is published.
@@ -249,9 +302,11 @@ impl Region {
         self.asleep.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Undoes [`Region::close`], when no successor could be made. Only for whoever closed it.
+    /// Undoes [`Region::close`]. Only for whoever closed it.
     pub(crate) fn reopen(&self) {
-        self.reserved.fetch_and(!CLOSED, Ordering::Relaxed);
+        let now = self.reserved.load(Ordering::Relaxed);
+        // Nobody else stores while it is closed.
+        self.reserved.store((now & !CLOSED).wrapping_add(TURN) & !CLOSED, Ordering::Release);
     }
 
     /// The published bytes of `range`; `None` if it reaches past them.
@@ -279,12 +334,51 @@ impl Region {
         self.map.memory.flush_range(range.start as usize, (range.end - range.start) as usize)
     }
 
-    /// Asks the system to make the pages present for writing, so that appending does not fault. A hint: errors do not
-    /// matter, the fault comes later instead.
-    pub(crate) fn populate(&self) {
+    /// Asks the system to make the pages of `range` present for writing, so that appending does not fault. A hint: errors do
+    /// not matter, the fault comes later instead.
+    pub(crate) fn populate(&self, range: Range<u64>) {
         #[cfg(target_os = "linux")]
-        let _ = self.map.memory.advise(memmap2::Advice::PopulateWrite);
+        {
+            let len = (range.end - range.start) as usize;
+            let _ = self.map.memory.advise_range(memmap2::Advice::PopulateWrite, range.start as usize, len);
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = range;
     }
+
+    /// As [`Region::sync`] of all that is filled, and of the length of `file`, for a region that takes no more.
+    ///
+    /// The system, before it writes a page, takes the right to write it from every mapping, and tells the other processors of
+    /// each page by itself: that costs more than all else, and interrupts whoever reads and writes meanwhile. So the pages
+    /// are let go of first, all at once, and are made present again after.
+    pub(crate) fn sync_closed(&self, file: &dyn super::File) -> io::Result<()> {
+        self.let_go();
+        let synced = file.sync();
+        self.take_again();
+        synced
+    }
+
+    #[cfg(target_os = "linux")]
+    fn let_go(&self) {
+        if self.map.of_file {
+            // SAFETY: the mapping is a shared one of a file (rule 7): its bytes are the system's, who reads or writes one
+            // gets the same page again.
+            let _ = unsafe { self.map.memory.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn take_again(&self) {
+        if self.map.of_file {
+            let _ = self.map.memory.advise_range(memmap2::Advice::PopulateRead, 0, self.published() as usize);
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn let_go(&self) {}
+
+    #[cfg(not(target_os = "linux"))]
+    fn take_again(&self) {}
 }
 
 impl fmt::Debug for Region {
@@ -363,7 +457,11 @@ mod tests {
         assert_eq!(region.close(), 10);
         assert!(region.reserve(1).is_err());
         assert_eq!(region.close(), 10);
+        region.lower(12);
         region.reopen();
+        assert!(region.reserve(3).is_err(), "the limit was lowered");
+        assert!(region.reserve_keeping(2, 1).is_err());
+        region.extend(16);
         region.reserve(6).unwrap().publish();
         assert_eq!(region.published(), 16);
     }

@@ -56,9 +56,13 @@ pub(crate) trait File: Send + Sync + Debug {
     fn reserve(&self, bytes: u64) -> io::Result<()>;
     /// Makes bytes and length survive a power cut.
     fn sync(&self) -> io::Result<()>;
-    /// Maps the first `bytes` bytes.
+    /// Maps the first `bytes` bytes. If writable, and the system is one that can ([`MAPS_PAST_END`]), the file may be shorter:
+    /// what lies past its end must not be touched before [`File::reserve`] got there.
     fn map(&self, bytes: u64, writable: bool) -> io::Result<Map>;
 }
+
+/// Whether a file can be mapped beyond its end, to grow into the mapping later.
+pub(crate) const MAPS_PAST_END: bool = cfg!(unix);
 
 /// How often in a row a call may be interrupted before that is an error: a thread that is interrupted for ever hangs.
 const INTERRUPTIONS_MAX: u32 = 10_000;
@@ -109,6 +113,11 @@ pub(crate) fn write_full(file: &dyn File, offset: u64, from: &[u8]) -> io::Resul
         }
     }
     Ok(())
+}
+
+/// Cuts a file that is longer.
+pub(crate) fn cut(file: &dyn File, bytes: u64) -> io::Result<()> {
+    if file.len()? > bytes { file.set_len(bytes) } else { Ok(()) }
 }
 
 /// A sync that failed, for whatever reason, leaves the state of the disk unknown: a full disk is no excuse, and is not

@@ -148,6 +148,19 @@ enum Change<'a> {
     Name(&'a NameChange),
 }
 
+impl Effect {
+    /// What is left of it in a file that was cut since.
+    fn cut(&mut self, len: u64) {
+        match self {
+            Effect::Write { at, bytes } => {
+                let kept = len.saturating_sub(*at).min(bytes.len() as u64);
+                *bytes = bytes[..kept as usize].into();
+            }
+            Effect::Resize { to } => *to = len.min(*to),
+        }
+    }
+}
+
 fn apply(bytes: &mut Vec<u8>, effect: &Effect) {
     match effect {
         Effect::Write { at, bytes: from } => write_into(bytes, *at, from),
@@ -366,11 +379,16 @@ impl FileState {
     /// Makes what was written to `range` durable; the rest of what is pending stays so.
     fn sync_range(&mut self, range: &Range<u64>) {
         let pending = std::mem::take(&mut self.pending);
+        let mut len = self.durable.len() as u64;
         for (seq, effect) in pending {
             let Effect::Write { at, bytes } = &effect else {
                 let Effect::Resize { to } = effect else { continue };
-                if to < self.durable.len() as u64 {
+                let cuts = to < len;
+                len = to;
+                if to < self.durable.len() as u64 || cuts && to < range.end {
+                    // Bytes that are synced came after the cut where they lie beyond it: it is not done again to them.
                     self.durable.truncate(to as usize);
+                    self.pending.iter_mut().for_each(|(_, effect)| effect.cut(to));
                 } else {
                     // As much of the new length as the synced bytes need.
                     let len = to.min(range.end).max(self.durable.len() as u64);
@@ -379,6 +397,7 @@ impl FileState {
                 }
                 continue;
             };
+            len = len.max(at + bytes.len() as u64);
             let end = at + bytes.len() as u64;
             let (from, to) = (range.start.clamp(*at, end), range.end.clamp(*at, end));
             let part = |from: u64, to: u64| &bytes[(from - at) as usize..(to - at) as usize];
@@ -393,6 +412,9 @@ impl FileState {
                 }
             }
         }
+        // A file that was made longer in several steps is longer than the first of them now.
+        let len = self.durable.len() as u64;
+        self.pending.retain(|(_, effect)| !matches!(effect, Effect::Resize { to } if *to <= len));
     }
 }
 
@@ -808,10 +830,11 @@ impl File for SimFile {
         let mut world = self.disk.world.lock();
         world.plain(self.disk.boot, Call::Look)?;
         let cache = &world.platter.files[self.file].cache;
-        let Some(bytes) = cache.get(..bytes as usize) else {
+        let there = &cache[..cache.len().min(bytes as usize)];
+        if !writable && there.len() < bytes as usize {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it should be"));
-        };
-        Map::copied(bytes, writable.then(|| Arc::new(self.clone()) as Arc<dyn Watch>))
+        }
+        Map::copied(there, bytes as usize, writable.then(|| Arc::new(self.clone()) as Arc<dyn Watch>))
     }
 }
 
@@ -823,6 +846,12 @@ impl Watch for SimFile {
         }
         if world.sync_failed {
             world.breach("a record is written after a sync has failed".to_owned());
+        }
+        let FileState { name, cache, .. } = &world.platter.files[self.file];
+        if at + bytes.len() as u64 > cache.len() as u64 {
+            // The process would be dead by now.
+            let message = format!("{name} is written through the mapping past its end");
+            world.breach(message);
         }
         world.record(Op::Write { file: self.file, at, bytes: bytes.into() });
     }

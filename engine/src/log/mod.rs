@@ -37,12 +37,13 @@ const SLOT_BYTES: u64 = 64 << 20;
 const SLOT_SHIFT: u32 = 24; // SLOT_BYTES in units of record::ALIGN
 const SLOTS_MAX: usize = 1 << (PLACE_BITS - SLOT_SHIFT);
 /// The first segment of a young store.
-const FIRST_SEGMENT_BYTES: u64 = 1 << 20;
+const FIRST_SEGMENT_BYTES: u64 = 4 << 20;
 /// A writer that crosses a multiple of this looks whether it should slow down.
 const PACE_SHIFT: u32 = 18; // 256 KiB
-/// Segments are made in this number of one size before the size doubles: the space kept ready, at most two segments, stays
-/// small beside the log.
-const SEGMENTS_PER_SIZE: u64 = 4;
+/// A segment is about so small a part of the log: what is kept ready, and what cleaning needs, stay small beside it.
+const SEGMENTS_PER_LOG: u64 = 16;
+/// Most space that a writer prepares at a time; it waits for it. The background thread prepares up to sixteen times as much.
+const PREPARED_BYTES_MAX: u64 = 256 << 10;
 /// Segments begin and end at pages.
 const PAGE_BYTES: u64 = 4096;
 
@@ -65,8 +66,6 @@ pub(crate) struct Log {
     durable: AtomicU64,
     /// The durable mark last written into a record.
     marked: AtomicU64,
-    /// The active segment is half full and no next one is there.
-    wants_next: AtomicBool,
     /// There is a next segment: the active one may be filled to its end.
     next_ready: AtomicBool,
     /// The background thread has something to do that it does not know of.
@@ -89,7 +88,6 @@ struct Grow {
     next: Option<Arc<Segment>>,
     number: u64,
     base: u64,
-    bytes: u64,
 }
 
 /// Where a log that was recovered goes on.
@@ -158,8 +156,6 @@ impl Log {
         resume: Resume,
     ) -> Result<Log> {
         let store = manifest.superblock().store;
-        let logged: u64 = resume.segments.iter().map(|s| s.region.published()).sum();
-        let bytes = (logged / 4).next_power_of_two().max(FIRST_SEGMENT_BYTES).min(options.segment_bytes_max);
         let mut slots = Vec::new();
         resume.segments.iter().for_each(|s| put_in_slots(&mut slots, s));
         let log = Log {
@@ -174,13 +170,11 @@ impl Log {
                 next: None,
                 number: resume.number,
                 base: resume.base.next_multiple_of(PAGE_BYTES),
-                bytes,
             }),
             unsynced: Mutex::default(),
             unsealed: Mutex::default(),
             durable: AtomicU64::new(resume.durable),
             marked: AtomicU64::new(resume.durable),
-            wants_next: AtomicBool::new(false),
             next_ready: AtomicBool::new(false),
             has_work: AtomicBool::new(false),
             brake_us: AtomicU64::new(0),
@@ -197,12 +191,6 @@ impl Log {
                 |s: &Segment| manifest.state().segments.get(&s.header.number).is_some_and(|e| e.sealed.is_some());
             *log.unsynced.lock() = closed.filter(|s| !sealed(s)).collect();
         }
-        if let Some(active) = &active
-            && active.region.published() >= active.header.capacity / 2
-        {
-            log.wants_next.store(true, Ordering::Relaxed);
-            log.has_work.store(true, Ordering::Relaxed);
-        }
         if let Some(active) = active.or_else(|| last.clone().filter(|_| log.disk.read_only())) {
             log.active.replace(active, guard);
         } else if !log.disk.read_only() {
@@ -215,38 +203,37 @@ impl Log {
     }
 
     /// Takes `bytes` bytes of the active segment, moving on to the next one if this one is full. While there is no next
-    /// one, the last eighth is only for what `frees` space: deletes and the cleaner go on where the disk is full.
+    /// one, the last eighth of its size is only for what `frees` space: deletes and the cleaner go on where the disk is full.
     #[inline]
     pub(crate) fn reserve<'g>(&self, bytes: u64, frees: bool, guard: &'g Guard) -> Result<Space<'g>> {
         loop {
             let segment = self.active.load(guard);
-            let capacity = segment.region.bytes();
-            let kept = if frees || self.next_ready.load(Ordering::Relaxed) { 0 } else { capacity / 8 };
-            match segment.region.reserve_below(bytes, capacity - kept) {
+            let kept = if frees || self.next_ready.load(Ordering::Relaxed) { 0 } else { segment.kept_bytes() };
+            match segment.region.reserve_keeping(bytes, kept) {
                 Ok(reservation) => {
                     let (start, end) = (reservation.at(), reservation.at() + bytes);
                     if (start ^ end) >> PACE_SHIFT != 0 {
-                        self.keep_pace(segment, start, end);
+                        self.keep_pace(segment, end);
                     }
                     return Ok(Space { segment, reservation });
                 }
-                Err(_) if kept > 0 => self.ensure_next(segment, bytes, guard)?,
-                Err(_) => self.rotate(segment, bytes, guard)?,
+                Err(_) => self.make_room(segment, bytes, kept, guard)?,
             }
         }
     }
 
-    /// Every now and then: sees to it that the next segment is made in time, and that cleaning is not outrun.
+    /// Every now and then: sees to it that space is prepared in time, and that cleaning is not outrun.
     #[cold]
-    fn keep_pace(&self, segment: &Segment, start: u64, end: u64) {
-        let half = segment.header.capacity / 2;
-        if start < half && end >= half {
-            self.wants_next.store(true, Ordering::Relaxed);
+    fn keep_pace(&self, segment: &Segment, end: u64) {
+        if self.lacks_space(segment, end) || self.brake_us.load(Ordering::Relaxed) != 0 {
             self.has_work.store(true, Ordering::Relaxed);
         }
-        if self.brake_us.load(Ordering::Relaxed) != 0 {
-            self.has_work.store(true, Ordering::Relaxed);
-        }
+    }
+
+    /// Whether less is prepared behind `end` than the background thread prepares at a time.
+    fn lacks_space(&self, segment: &Segment, end: u64) -> bool {
+        let enough = end + segment.kept_bytes() + prepared_at_a_time(segment.header.capacity);
+        segment.region.limit() < enough && !self.next_ready.load(Ordering::Relaxed)
     }
 
     /// Background: how long a writer is to pause for every 256 KiB logged.
@@ -267,29 +254,70 @@ impl Log {
             .then_some(durable)
     }
 
-    /// Makes the next segment, so that the active one may be filled to its end; or replaces that, if it has no room anyway.
+    /// Prepares more of the active segment if that has room for `bytes`, and `kept` more behind them; or the next segment, so
+    /// that this one may be filled to its end; or replaces it. Unless somebody else just did.
     #[cold]
-    fn ensure_next(&self, active: &Arc<Segment>, bytes: u64, guard: &Guard) -> Result<()> {
-        if active.region.published() + bytes > active.region.bytes() {
-            return self.rotate(active, bytes, guard);
-        }
+    fn make_room(&self, active: &Arc<Segment>, bytes: u64, kept: u64, guard: &Guard) -> Result<()> {
         let mut grow = self.grow.lock();
-        if Arc::ptr_eq(active, self.active.load(guard)) {
-            if grow.next.is_none() {
-                grow.next = Some(self.make_segment(&mut grow, 0)?);
-            }
-            self.next_ready.store(true, Ordering::Relaxed);
+        if !Arc::ptr_eq(active, self.active.load(guard)) {
+            return Ok(());
         }
+        let (reserved, limit, capacity) = (active.region.reserved(), active.region.limit(), active.header.capacity);
+        if reserved + bytes > capacity {
+            return self.rotate(&mut grow, active, bytes, guard);
+        }
+        let least = (reserved + bytes + kept).min(capacity);
+        if limit < least {
+            return self.prepare(active, least, (limit + PREPARED_BYTES_MAX).min(limit + prepared_at_a_time(capacity)));
+        }
+        if kept > 0 && limit == capacity {
+            self.prepare_next(&mut grow)?;
+        }
+        // Otherwise there is room by now.
         Ok(())
     }
 
-    /// Replaces the full segment by one with room for `bytes`, unless somebody else just did.
-    #[cold]
-    fn rotate(&self, full: &Arc<Segment>, bytes: u64, guard: &Guard) -> Result<()> {
-        let mut grow = self.grow.lock();
-        if !Arc::ptr_eq(full, self.active.load(guard)) {
-            return Ok(());
+    /// Has the next segment ready.
+    fn prepare_next(&self, grow: &mut Grow) -> Result<()> {
+        if grow.next.is_none() {
+            grow.next = Some(self.make_segment(grow, 0)?);
         }
+        self.next_ready.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Lets a segment be filled up to `wanted`, or where there is no space for that on the disk, to `least`. The caller holds
+    /// `grow`.
+    fn prepare(&self, segment: &Segment, least: u64, wanted: u64) -> Result<()> {
+        let limit = segment.region.limit();
+        let wanted = wanted.clamp(least, segment.header.capacity.max(least));
+        let name = segment::file_name(segment.header.number);
+        let reserve = |to: u64| match segment.file.reserve(to) {
+            Ok(()) => Ok(to),
+            Err(e) => Err(Error::io(format_args!("cannot extend {name}"), e)),
+        };
+        let is_full = |e: &Error| e.kind() == ErrorKind::NoSpace;
+        let reserved = match reserve(wanted) {
+            Err(e) if is_full(&e) && least < wanted => reserve(least),
+            reserved => reserved,
+        };
+        let prepared = reserved.inspect_err(|e| {
+            if is_full(e) {
+                // A part of it may have been had, which others need more.
+                let _ = segment.file.set_len(limit);
+            }
+        })?;
+        if self.syncs {
+            // Zeros that are on the disk already make a later sync write just the pages it is about.
+            segment.file.sync().map_err(|e| Error::sync(format_args!("cannot sync {name}"), e))?;
+        }
+        segment.region.populate(limit..prepared);
+        segment.region.extend(prepared);
+        Ok(())
+    }
+
+    /// Replaces the full segment by one with room for `bytes`.
+    fn rotate(&self, grow: &mut Grow, full: &Arc<Segment>, bytes: u64, guard: &Guard) -> Result<()> {
         let fits = |next: &Arc<Segment>| next.header.capacity - HEADER_BYTES >= bytes;
         if let Some(small) = grow.next.take_if(|next| !fits(next)) {
             // Used after the one made now it would break the order of positions, and left unused the links of recovery.
@@ -301,7 +329,7 @@ impl Log {
         }
         let next = match grow.next.take() {
             Some(next) => next,
-            None => self.make_segment(&mut grow, bytes)?,
+            None => self.make_segment(grow, bytes)?,
         };
         let end = full.position(full.region.close());
         if let Err(e) = self.activate(&next, end) {
@@ -330,9 +358,12 @@ impl Log {
     /// Makes a segment with room for a record of `bytes`: file, header and name on the disk, then its manifest edit,
     /// then its space.
     fn make_segment(&self, grow: &mut Grow, bytes: u64) -> Result<Arc<Segment>> {
-        let capacity = (bytes + HEADER_BYTES).next_multiple_of(PAGE_BYTES).max(grow.bytes);
-        let header = Header { number: grow.number, base: grow.base, salt: self.random()?, capacity };
         let guard = &epoch::pin();
+        let capacity = (bytes + HEADER_BYTES).next_multiple_of(PAGE_BYTES).max(self.segment_bytes(guard));
+        // Room for the record, what is kept for deletes, and a little more.
+        let first = HEADER_BYTES + bytes + capacity / 8 + prepared_at_a_time(capacity).min(PREPARED_BYTES_MAX);
+        let first = if seam::MAPS_PAST_END { first.min(capacity) } else { capacity };
+        let header = Header { number: grow.number, base: grow.base, salt: self.random()?, capacity };
         let mut slots = self.slots.load(guard).clone();
         let first_slot = free_slots(&slots, slots_of(capacity)).ok_or_else(|| {
             Error::new(ErrorKind::NoSpace, "the log has reached 512 GiB, the most one store can address")
@@ -353,25 +384,28 @@ impl Log {
         seam::write_full(&*file, 0, &header.encode(self.store)).map_err(failed).map_err(give_up)?;
         if self.syncs {
             // Zeros that are on the disk already make a later sync write just the pages it is about.
-            file.reserve(capacity).map_err(failed).map_err(give_up)?;
+            file.reserve(first).map_err(failed).map_err(give_up)?;
         }
         file.sync().and_then(|()| self.disk.sync_dir()).map_err(no_sync)?;
         if !self.syncs {
-            file.reserve(capacity).map_err(failed).map_err(give_up)?;
+            file.reserve(first).map_err(failed).map_err(give_up)?;
         }
         let map = file.map(capacity, true).map_err(failed)?;
         let add = Edit::Add { segment: header.number, base: header.base, capacity };
         self.manifest.lock().append(add).map_err(give_up)?;
-        let region = Region::new(map, HEADER_BYTES - segment::LINK_BYTES, true);
+        let region = Region::up_to(map, HEADER_BYTES - segment::LINK_BYTES, first, true);
         let segment = Arc::new(Segment::new(header, first_slot as u32, file, region));
-        segment.region.populate();
+        segment.region.populate(0..first);
         put_in_slots(&mut slots, &segment);
         self.slots.replace(slots, guard);
         grow.base += capacity;
-        if grow.number.is_multiple_of(SEGMENTS_PER_SIZE) {
-            grow.bytes = (grow.bytes * 2).min(self.segment_bytes_max);
-        }
         Ok(segment)
+    }
+
+    /// Size of the next segment, going by the size of the log.
+    fn segment_bytes(&self, guard: &Guard) -> u64 {
+        let logged: u64 = self.segments(guard).iter().map(|s| s.region.published()).sum();
+        (logged / SEGMENTS_PER_LOG).next_power_of_two().max(FIRST_SEGMENT_BYTES).min(self.segment_bytes_max)
     }
 
     pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
@@ -413,15 +447,48 @@ impl Log {
         self.disk.random_u64().map_err(|e| Error::io("no random numbers", e))
     }
 
-    /// Background: has the next segment ready before the active one is full.
-    pub(crate) fn prepare_next(&self) -> Result<()> {
-        if !self.wants_next.swap(false, Ordering::Relaxed) {
+    /// Background: prepares the active segment ahead of the writers, and the next one before it is full.
+    pub(crate) fn prepare_space(&self) -> Result<()> {
+        let guard = &epoch::pin();
+        let mut grow = self.grow.lock();
+        let active = self.active.load(guard);
+        let (reserved, limit, capacity) = (active.region.reserved(), active.region.limit(), active.header.capacity);
+        if self.disk.read_only() || !self.lacks_space(active, reserved) {
             return Ok(());
         }
-        let mut grow = self.grow.lock();
-        if grow.next.is_none() {
-            grow.next = Some(self.make_segment(&mut grow, 0)?);
-            self.next_ready.store(true, Ordering::Relaxed);
+        if limit < capacity {
+            let ahead = prepared_at_a_time(capacity);
+            let least = (limit + ahead / 4).min(capacity);
+            return self.prepare(active, least, (reserved + active.kept_bytes() + 2 * ahead).min(capacity));
+        }
+        self.prepare_next(&mut grow)
+    }
+
+    /// Whether [`Log::give_back_space`] would.
+    pub(crate) fn has_space_to_give_back(&self) -> bool {
+        let guard = &epoch::pin();
+        let grow = self.grow.lock();
+        let mut prepared = [self.active.load(guard)].into_iter().chain(&grow.next);
+        seam::MAPS_PAST_END && !self.disk.read_only() && prepared.any(|s| more_than_enough(s).is_some())
+    }
+
+    /// Background, when nobody writes: gives back what was prepared and not needed, but for what deletes may need. A later
+    /// write prepares it again.
+    pub(crate) fn give_back_space(&self) -> Result<()> {
+        let guard = &epoch::pin();
+        let grow = self.grow.lock();
+        if !seam::MAPS_PAST_END || self.disk.read_only() {
+            return Ok(());
+        }
+        for segment in [self.active.load(guard)].into_iter().chain(&grow.next) {
+            let region = &segment.region;
+            let Some(enough) = more_than_enough(segment) else { continue };
+            // Nobody can be writing beyond the published bytes now, and nobody will before the region is open again.
+            region.close();
+            region.lower(enough);
+            let cut = seam::cut(&*segment.file, enough);
+            region.reopen();
+            cut.map_err(|e| Error::io(format_args!("cannot cut {}", segment::file_name(segment.header.number)), e))?;
         }
         Ok(())
     }
@@ -477,8 +544,13 @@ impl Log {
         !self.unsynced.lock().is_empty() || !self.unsealed.lock().is_empty()
     }
 
-    /// Waits until all that was published before the call is on the disk; with `closed_only`, just what stands in closed
-    /// segments. One caller at a time.
+    /// Whether closed segments wait for their sync.
+    pub(crate) fn has_unsynced(&self) -> bool {
+        !self.unsynced.lock().is_empty()
+    }
+
+    /// Waits until all that was published before the call is on the disk; with `closed_only`, just what stands in the
+    /// oldest closed segment. One caller at a time.
     pub(crate) fn sync(&self, closed_only: bool) -> Result<()> {
         let (closed, active) = {
             let guard = &epoch::pin();
@@ -486,29 +558,29 @@ impl Log {
             let unsynced = self.unsynced.lock();
             (unsynced.clone(), self.active.load(guard).clone())
         };
-        for segment in &closed {
-            let end = self.sync_segment(segment)?;
+        // The background thread has more to see to than these, and comes again.
+        let closed_max = if closed_only { 1 } else { usize::MAX };
+        for segment in closed.iter().take(closed_max) {
+            let end = self.synced(segment, segment.sync_closed())?;
             self.durable.fetch_max(end, Ordering::AcqRel);
             self.unsynced.lock().remove(0);
             self.unsealed.lock().push(segment.clone());
         }
         if !closed_only {
-            let end = self.sync_segment(&active)?;
+            let end = self.synced(&active, active.sync(self.durable()))?;
             self.durable.fetch_max(end, Ordering::AcqRel);
         }
         Ok(())
     }
 
-    fn sync_segment(&self, segment: &Segment) -> Result<u64> {
-        segment
-            .sync(self.durable())
-            .map_err(|e| Error::sync(format_args!("cannot sync {}", segment::file_name(segment.header.number)), e))
+    fn synced<T>(&self, segment: &Segment, result: std::io::Result<T>) -> Result<T> {
+        result.map_err(|e| Error::sync(format_args!("cannot sync {}", segment::file_name(segment.header.number)), e))
     }
 
-    /// Background: writes down that closed, synced segments are complete, and gives their unused space back.
+    /// Background: writes down that a closed, synced segment is complete.
     pub(crate) fn seal(&self) -> Result<()> {
-        while let Some(segment) = { self.unsealed.lock().first().cloned() } {
-            trim(&segment)?;
+        let first = { self.unsealed.lock().first().cloned() };
+        if let Some(segment) = first {
             let edit = Edit::Seal { segment: segment.header.number, end: segment.end() };
             self.manifest.lock().append(edit)?;
             self.unsealed.lock().remove(0);
@@ -577,7 +649,9 @@ impl Log {
     /// Seals all, gives unused space back and writes down that the store was closed. No writer may be left.
     pub(crate) fn close(&self) -> Result<()> {
         self.sync(false)?;
-        self.seal()?;
+        while self.has_closed() {
+            self.seal()?;
+        }
         let mut grow = self.grow.lock();
         if let Some(unused) = grow.next.take() {
             self.manifest.lock().append(Edit::Remove { segment: unused.header.number })?;
@@ -585,7 +659,7 @@ impl Log {
         }
         let active = self.active.load(&epoch::pin()).clone();
         active.region.close();
-        trim(&active)?;
+        self.synced(&active, active.sync_closed())?;
         self.manifest.lock().append(Edit::Close { segment: active.header.number, end: active.end() })
     }
 
@@ -632,16 +706,16 @@ impl Found<'_> {
     }
 }
 
-/// Gives back the space behind the last record. Where a mapped file cannot be cut (Windows) it stays; that is only space.
-fn trim(segment: &Segment) -> Result<()> {
-    let end = segment.region.published();
-    if cfg!(windows) {
-        return Ok(());
-    }
-    let name = segment::file_name(segment.header.number);
-    let failed = |e| Error::io(format_args!("cannot trim {name}"), e);
-    segment.file.set_len(end).map_err(failed)?;
-    segment.file.sync().map_err(|e| Error::sync(format_args!("cannot sync {name}"), e))
+/// Bytes of a segment that the background thread prepares at a time.
+fn prepared_at_a_time(capacity: u64) -> u64 {
+    (capacity / 4).min(16 * PREPARED_BYTES_MAX)
+}
+
+/// How far a segment needs to be prepared while nobody writes, if it is prepared much further.
+fn more_than_enough(segment: &Segment) -> Option<u64> {
+    let margin = segment.header.capacity / 64;
+    let enough = segment.region.reserved() + segment.kept_bytes() + margin;
+    (segment.region.limit() > enough + 2 * margin).then_some(enough)
 }
 
 pub(crate) fn slots_of(capacity: u64) -> usize {

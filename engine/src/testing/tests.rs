@@ -143,8 +143,8 @@ fn a_full_disk_that_fails_a_sync_poisons() {
     let (disk, store) = new();
     let bucket = store.bucket("b").unwrap().with_durability(Durability::Os);
     bucket.set(b"most", &[1; 3500]).unwrap();
-    // The header of the next segment is written, its space filled, its sync fails.
-    disk.set_fault(Some(Fault { after: 3, failure: Failure::NoSpace, sticky: false }));
+    // The next segment takes over, more of it is filled with zeros, whose sync fails.
+    disk.set_fault(Some(Fault { after: 1, failure: Failure::NoSpace, sticky: false }));
     assert!(bucket.set(b"more", &[2; 3500]).is_err());
     disk.set_fault(None);
     assert_eq!(bucket.set(b"again", b"").unwrap_err().kind(), ErrorKind::Poisoned);
