@@ -17,7 +17,7 @@ use std::time::Duration;
 use crossbeam_epoch::{self as epoch, Guard};
 
 use crate::commit::Commits;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::log::record::{Kind, Record};
 use crate::segment::{HEADER_BYTES, Segment};
 
@@ -158,7 +158,15 @@ impl Cleaner {
             let later = !self.emptied.is_empty() || self.choose(commits, Mood::Idle, guard).is_some();
             return Ok(if later { Progress::Later } else { Progress::None });
         };
-        let next = move_some(commits, &segment, from, oldest, guard)?;
+        let next = match move_some(commits, &segment, from, oldest, guard) {
+            Ok(next) => next,
+            Err(e) if e.kind() == ErrorKind::Corrupt => {
+                // Nothing is given up on the word of damaged bytes. Reads say so where they meet them.
+                segment.mark_damaged();
+                return Ok(Progress::Some);
+            }
+            Err(e) => return Err(e),
+        };
         if next < segment.region.published() {
             self.at = Some((segment, next, oldest));
         } else {
@@ -174,7 +182,7 @@ impl Cleaner {
         // What no run covers yet is not cleaned: a tombstone that is dropped must stand in a run, or the index would never
         // hear of it.
         let covered = commits.index.covered();
-        let may_be_cleaned = |s: &Arc<Segment>| s.header.base < covered && !emptied(s);
+        let may_be_cleaned = |s: &Arc<Segment>| s.header.base < covered && !emptied(s) && !s.is_damaged();
         let sealed: Vec<_> = commits.log.sealed(guard).into_iter().filter(may_be_cleaned).collect();
         let candidates: Vec<Candidate> = sealed
             .iter()

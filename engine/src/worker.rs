@@ -11,12 +11,15 @@ use std::time::Duration;
 use crossbeam_epoch as epoch;
 use parking_lot::{Condvar, Mutex};
 
+use crate::checkpoint::writer::Checkpointer;
 use crate::clean::{Cleaner, Progress};
 use crate::commit::Commits;
 use crate::error::{Error, ErrorKind, Result};
 use crate::merge::{Failed, Merger};
 use crate::options::Durability;
+use crate::scrub::Scrubber;
 use crate::seal::Sealer;
+use crate::sweep::Sweeper;
 
 /// How long the thread rests when a job could not be done.
 const RETRY: Duration = Duration::from_millis(100);
@@ -132,6 +135,13 @@ pub(crate) struct Jobs {
     cleaner: Cleaner,
     sealer: Sealer,
     merger: Merger,
+    checkpointer: Checkpointer,
+    sweeper: Sweeper,
+    scrubber: Scrubber,
+    /// The last round had something to do, and this one follows at once.
+    busy: bool,
+    /// Damage in the log stands in the way of key runs.
+    no_runs: bool,
 }
 
 impl Jobs {
@@ -144,7 +154,10 @@ impl Jobs {
     /// One round, and what its failure does to the store; `None` if that was the last one.
     pub(crate) fn round(&mut self, commits: &Commits, interval: bool) -> Option<Next> {
         match self.step(commits, interval) {
-            Ok(next) => Some(next),
+            Ok(next) => {
+                self.busy = next == Next::AtOnce;
+                Some(next)
+            }
             Err(e) if e.kind() == ErrorKind::NoSpace => Some(Next::WhenSpace),
             Err(e) => {
                 commits.poison(e);
@@ -201,22 +214,28 @@ impl Jobs {
             commits.log.seal()?;
         }
         prepared?;
-        let runs = self.step_runs(commits);
-        if let Err(e) = &runs
-            && e.kind() != ErrorKind::NoSpace
-        {
-            return runs.map(|_| Next::WhenRung);
-        }
+        let checkpoint = self.checkpointer.step(commits, !self.busy)?;
+        let swept = self.sweeper.step(commits);
+        let runs = match if self.no_runs { Ok(false) } else { self.step_runs(commits) } {
+            Err(e) if e.kind() == ErrorKind::Corrupt => {
+                // Reads say so where they meet the damage; the rest of the store goes on.
+                self.no_runs = true;
+                Ok(false)
+            }
+            Err(e) if e.kind() != ErrorKind::NoSpace => return Err(e),
+            runs => runs,
+        };
         // Cleaning frees space, so a full disk must not keep it from going on.
         let cleaning = self.cleaner.step(commits)?;
         let made_runs = runs?;
-        if commits.log.has_retired() {
+        if commits.log.has_retired() && !self.checkpointer.is_writing() {
             commits.log.free_slots_of_retired();
         }
         Ok(match cleaning {
-            _ if made_runs => Next::AtOnce,
+            _ if made_runs || swept || checkpoint == Progress::Some => Next::AtOnce,
             Progress::Some => Next::AtOnce,
             Progress::Later => Next::Soon,
+            Progress::None if checkpoint == Progress::Later || self.scrubber.step(commits) => Next::Soon,
             Progress::None if commits.log.has_retired() => Next::Soon,
             Progress::None => Next::WhenRung,
         })
