@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::checkpoint::Buckets;
 use crate::commit::{Commits, Write};
 use crate::error::{Error, Result};
 use crate::log::record::{Kind, Record};
@@ -33,22 +34,25 @@ impl Entry {
 }
 
 /// All buckets by name.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Catalogue(Mutex<State>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     buckets: BTreeMap<Box<str>, Arc<Entry>>,
     next_id: u64,
+    /// Dropped, and their keys may still be in the directory.
+    forgotten: BTreeSet<u64>,
+    /// Of them, those found at open: the background takes their keys out.
+    unswept: BTreeSet<u64>,
 }
 
 /// The catalogue as the log tells it, record by record.
 #[derive(Debug)]
 pub(crate) struct Replay {
     state: State,
-    /// Ids that records were seen of.
+    /// Ids that there may be keys of.
     seen: BTreeSet<u64>,
-    last_seen: u64,
 }
 
 fn key_of(name: &str) -> Vec<u8> {
@@ -56,56 +60,76 @@ fn key_of(name: &str) -> Vec<u8> {
 }
 
 impl Replay {
-    pub(crate) fn new() -> Replay {
-        Replay {
-            state: State { buckets: BTreeMap::new(), next_id: CATALOGUE + 1 },
-            seen: BTreeSet::new(),
-            last_seen: CATALOGUE,
+    /// From nothing, or from what a checkpoint says: that may be newer than what is replayed.
+    pub(crate) fn new(from: Option<&Buckets>) -> Replay {
+        let mut state = State { next_id: CATALOGUE + 1, ..State::default() };
+        let mut seen = BTreeSet::new();
+        if let Some(from) = from {
+            state.next_id = state.next_id.max(from.next_id);
+            let entries = from.named.iter().map(|(id, name)| entry(*id, name));
+            state.buckets = entries.map(|entry| (entry.name.clone(), entry)).collect();
+            seen.clone_from(&from.forgotten);
         }
+        Replay { state, seen }
     }
 
     /// Takes up a record of bucket [`CATALOGUE`]; `None` if it is not one that we write.
     pub(crate) fn take(&mut self, record: &Record<'_>) -> Option<()> {
         if record.key == NEXT_ID {
-            self.state.next_id = u64::from_le_bytes(record.value.try_into().ok()?);
+            self.state.next_id = self.state.next_id.max(u64::from_le_bytes(record.value.try_into().ok()?));
             return Some(());
         }
         let name = std::str::from_utf8(record.key.strip_prefix(b"b")?).ok()?;
         if record.kind == Kind::Delete {
-            self.state.buckets.remove(name);
+            let gone = self.state.buckets.remove(name);
+            self.seen.extend(gone.map(|entry| entry.id));
             return Some(());
         }
         let id = u64::from_le_bytes(record.value.try_into().ok()?);
-        self.state.buckets.insert(name.into(), Arc::new(Entry { id, name: name.into(), dropped: false.into() }));
+        let replaced = self.state.buckets.insert(name.into(), entry(id, name));
+        self.seen.extend(replaced.map(|entry| entry.id));
         Some(())
     }
 
-    /// Takes up that there is a record of this bucket.
-    #[inline]
+    /// Takes up that there are records of this bucket.
     pub(crate) fn note(&mut self, id: u64) {
-        if id != self.last_seen {
-            self.last_seen = id;
-            self.seen.insert(id);
-        }
-    }
-
-    /// Whether records were seen of a bucket that is not there (any more).
-    pub(crate) fn has_unknown(&self) -> bool {
-        let known: BTreeSet<u64> = self.state.buckets.values().map(|entry| entry.id).chain([CATALOGUE]).collect();
-        !self.seen.is_subset(&known)
-    }
-
-    /// Whether a bucket has this id.
-    pub(crate) fn has(&self, id: u64) -> bool {
-        id == CATALOGUE || self.state.buckets.values().any(|entry| entry.id == id)
-    }
-
-    pub(crate) fn finish(self) -> Catalogue {
-        Catalogue(Mutex::new(self.state))
+        self.seen.insert(id);
     }
 }
 
+fn entry(id: u64, name: &str) -> Arc<Entry> {
+    Arc::new(Entry { id, name: name.into(), dropped: false.into() })
+}
+
 impl Catalogue {
+    /// Takes up what the log told. Keys of buckets that are not there (any more) are left to the background.
+    pub(crate) fn take_up(&self, Replay { mut state, seen }: Replay) {
+        let known: BTreeSet<u64> = state.buckets.values().map(|entry| entry.id).chain([CATALOGUE]).collect();
+        state.forgotten = &seen - &known;
+        state.unswept.clone_from(&state.forgotten);
+        *self.0.lock() = state;
+    }
+
+    /// For a checkpoint: the buckets as they are now.
+    pub(crate) fn snapshot(&self) -> Buckets {
+        let state = self.0.lock();
+        Buckets {
+            named: state.buckets.values().map(|entry| (entry.id, entry.name.to_string())).collect(),
+            next_id: state.next_id,
+            forgotten: state.forgotten.clone(),
+        }
+    }
+
+    /// Background: buckets that were found dropped at open, and whose keys are to be taken out. Tells of them once.
+    pub(crate) fn take_unswept(&self) -> BTreeSet<u64> {
+        std::mem::take(&mut self.0.lock().unswept)
+    }
+
+    /// No key of these dropped buckets is in the directory any more.
+    pub(crate) fn forgotten(&self, ids: &BTreeSet<u64>) {
+        self.0.lock().forgotten.retain(|id| !ids.contains(id));
+    }
+
     pub(crate) fn get(&self, name: &str) -> Option<Arc<Entry>> {
         self.0.lock().buckets.get(name).cloned()
     }
@@ -140,7 +164,7 @@ impl Catalogue {
         // Known from here on even if the wait fails: the id is used.
         state.next_id = id + 1;
         commits.wait(told.after)?;
-        let entry = Arc::new(Entry { id, name: name.into(), dropped: false.into() });
+        let entry = entry(id, name);
         state.buckets.insert(name.into(), entry.clone());
         Ok(entry)
     }
@@ -155,6 +179,7 @@ impl Catalogue {
         commits.wait(told.after)?;
         entry.dropped.store(true, Ordering::Release);
         state.buckets.remove(name);
+        state.forgotten.insert(entry.id);
         Ok(Some(entry))
     }
 }

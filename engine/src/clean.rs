@@ -17,7 +17,7 @@ use std::time::Duration;
 use crossbeam_epoch::{self as epoch, Guard};
 
 use crate::commit::Commits;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::log::record::{Kind, Record};
 use crate::segment::{HEADER_BYTES, Segment};
 
@@ -172,11 +172,19 @@ impl Cleaner {
             let later = !self.emptied.is_empty() || self.choose(commits, Mood::Idle, guard).is_some();
             return Ok(if later { Progress::Later } else { Progress::None });
         };
-        move_some(commits, &mut at, guard)?;
+        if let Err(e) = move_some(commits, &mut at, guard) {
+            if e.kind() != ErrorKind::Corrupt {
+                return Err(e);
+            }
+            // Nothing is given up on the word of damaged bytes. Reads say so where they meet them.
+            at.segment.mark_damaged();
+            return Ok(Progress::Some);
+        }
         if at.from < at.segment.region.published() {
             self.at = Some(at);
-        } else if at.segment.live_bytes() != 0 && !at.verify_all {
-            // Something lives that was not found: the length of a dead record that was not verified may have led past it.
+        } else if !at.verify_all && (at.segment.live_bytes() != 0 || at.segment.counts_are_approximate()) {
+            // Something lives that was not found, or may: the length of a dead record that was not verified may have led
+            // past it.
             self.at = Some(Cleaning { from: HEADER_BYTES, verify_all: true, ..at });
         } else {
             self.emptied.push((at.segment, commits.log.end(guard)));
@@ -191,7 +199,7 @@ impl Cleaner {
         // What no run covers yet is not cleaned: a tombstone that is dropped must stand in a run, or the index would never
         // hear of it.
         let covered = commits.index.covered();
-        let may_be_cleaned = |s: &Arc<Segment>| s.header.base < covered && !emptied(s);
+        let may_be_cleaned = |s: &Arc<Segment>| s.header.base < covered && !emptied(s) && !s.is_damaged();
         let sealed: Vec<_> = commits.log.sealed(guard).into_iter().filter(may_be_cleaned).collect();
         let candidates: Vec<Candidate> = sealed
             .iter()

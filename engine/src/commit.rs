@@ -20,10 +20,12 @@ use crossbeam_epoch::{self as epoch, Guard};
 use parking_lot::{Condvar, Mutex};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::catalogue::Catalogue;
 use crate::directory::{Directory, PendingWrite, Place, ShardGuard};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::KeyIndex;
 use crate::log::record::{Kind, Record};
+use crate::log::replay::Parsed;
 use crate::log::{Appended, Found, Log, Space};
 use crate::options::{BATCH_BYTES_MAX, Durability, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::segment::Segment;
@@ -35,6 +37,9 @@ pub(crate) struct Commits {
     pub(crate) directory: Directory,
     /// The keys in order, for listings.
     pub(crate) index: KeyIndex,
+    pub(crate) catalogue: Catalogue,
+    /// Bytes of log from which on a directory checkpoint is worth its while, at least.
+    pub(crate) checkpoint_bytes_min: u64,
     hash_seed: u64,
     group: Mutex<Group>,
     synced: Condvar,
@@ -132,13 +137,37 @@ fn too_long(what: &str, bytes: usize, bytes_max: usize) -> Error {
     Error::invalid(format!("the {what} has {bytes} bytes, at most {bytes_max} are allowed"))
 }
 
+/// The hash of a key of a bucket, in the store with this seed.
+#[inline]
+pub(crate) fn hash_key(seed: u64, bucket: u64, key: &[u8]) -> u64 {
+    xxh3_64_with_seed(key, seed ^ bucket.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+/// A record found at open.
+struct Replayed {
+    hash: u64,
+    kind: Kind,
+    offset: u64,
+    bytes: u64,
+    version: u64,
+}
+
 impl Commits {
-    pub(crate) fn new(log: Log, index: KeyIndex, hash_seed: u64, read_only: bool) -> Commits {
+    pub(crate) fn new(
+        log: Log,
+        directory: Directory,
+        index: KeyIndex,
+        hash_seed: u64,
+        read_only: bool,
+        checkpoint_bytes_min: u64,
+    ) -> Commits {
         let applied = AtomicU64::new(log.durable());
         Commits {
             log,
-            directory: Directory::new(),
+            directory,
             index,
+            catalogue: Catalogue::default(),
+            checkpoint_bytes_min,
             hash_seed,
             group: Mutex::default(),
             synced: Condvar::new(),
@@ -151,12 +180,16 @@ impl Commits {
     /// The hash of a key of a bucket. Seeded at random: nobody outside can choose keys that collide.
     #[inline]
     pub(crate) fn hash(&self, bucket: u64, key: &[u8]) -> u64 {
-        xxh3_64_with_seed(key, self.hash_seed ^ bucket.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        hash_key(self.hash_seed, bucket, key)
     }
 
-    pub(crate) fn hash_at(&self, place: Place, guard: &Guard) -> Result<u64> {
-        let found = self.log.record(place, guard)?;
-        Ok(self.hash(found.record.bucket, found.record.key))
+    /// The hash of the key at a place; `None` if the record is gone.
+    pub(crate) fn hash_at(&self, place: Place, guard: &Guard) -> Result<Option<u64>> {
+        match self.log.record(place, guard) {
+            Ok(found) => Ok(Some(self.hash(found.record.bucket, found.record.key))),
+            Err(_) if self.log.is_ghost(place, guard) => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     /// The record of a key, if it has a value now. Lock-free; two memory misses.
@@ -188,10 +221,34 @@ impl Commits {
         guard: &'g Guard,
         found: &mut Option<Found<'g>>,
     ) -> Result<bool> {
-        let at = self.log.record(place, guard)?;
+        let at = match self.log.record(place, guard) {
+            Ok(at) => at,
+            Err(_) if self.log.is_ghost(place, guard) => return Ok(false),
+            Err(e) => return Err(e),
+        };
         let same = at.record.bucket == bucket && at.record.key == key;
         if same {
             *found = Some(at);
+        }
+        Ok(same)
+    }
+
+    /// As [`Commits::is_key`], where the record is about to be replaced: it need not be whole. What is damaged beyond being
+    /// told stays, and an error to whoever reads it.
+    #[inline]
+    fn is_key_to_replace<'g>(
+        &'g self,
+        place: Place,
+        bucket: u64,
+        key: &[u8],
+        guard: &'g Guard,
+        found: &mut Option<Found<'g>>,
+    ) -> Result<bool> {
+        let (segment, offset) = self.log.locate(place, guard)?;
+        let Ok((record, bytes)) = segment.record_as_it_is(offset) else { return Ok(false) };
+        let same = record.bucket == bucket && record.key == key;
+        if same {
+            *found = Some(Found { segment, offset, bytes, record });
         }
         Ok(same)
     }
@@ -319,7 +376,7 @@ impl Commits {
         let new = self.log.record(place, guard)?;
         let mut found = None;
         let (bucket, key) = (new.record.bucket, new.record.key);
-        let old = shard.find(hash, guard, |place| self.is_key(place, bucket, key, guard, &mut found))?;
+        let old = shard.find(hash, guard, |place| self.is_key_to_replace(place, bucket, key, guard, &mut found))?;
         if found.as_ref().is_some_and(|found| found.version() >= new.version()) {
             return Ok(());
         }
@@ -540,22 +597,54 @@ impl Commits {
         Err(Error::new(ErrorKind::ReadOnly, "the store is open for reading only"))
     }
 
-    /// Takes up a record found at open: the directory says what the log said last.
-    pub(crate) fn replay(&self, segment: &Segment, record: &Record<'_>, place: Place, guard: &Guard) -> Result<()> {
+    /// Takes up a record found at open, which its segment has counted: the directory says what the log said last. It may say
+    /// so already, or what the log says later.
+    pub(crate) fn replay(&self, segment: &Segment, record: &Record<'_>, offset: u64, guard: &Guard) -> Result<()> {
         let hash = self.hash(record.bucket, record.key);
         let mut shard = self.directory.lock(hash);
-        segment.count(record.kind, record.bytes());
         let mut found = None;
-        let old = shard.find(hash, guard, |place| self.is_key(place, record.bucket, record.key, guard, &mut found))?;
-        if let (Some(moved), Some(found)) = (record.moved, &found)
-            && found.version() > moved
-        {
-            // A copy that the cleaner made of a write that was already history.
-            if record.kind == Kind::Set {
-                segment.sub_live(record.bytes());
+        let old =
+            shard.find(hash, guard, |p| self.is_key_to_replace(p, record.bucket, record.key, guard, &mut found))?;
+        let version = record.moved.unwrap_or_else(|| segment.position(offset));
+        let at = Replayed { hash, kind: record.kind, offset, bytes: record.bytes(), version };
+        self.replay_at(&mut shard, segment, &at, old, found.as_ref(), guard)
+    }
+
+    /// As [`Commits::replay`], of a set that is its own version. The record is looked at only if another may be of its key.
+    pub(crate) fn replay_plain(&self, segment: &Segment, parsed: &Parsed, guard: &Guard) -> Result<()> {
+        let (hash, offset) = (parsed.hash, parsed.offset());
+        let mut shard = self.directory.lock(hash);
+        let mut found = None;
+        let old = shard.find(hash, guard, |place| match segment.record_as_it_is(offset) {
+            Ok((new, _)) => self.is_key_to_replace(place, new.bucket, new.key, guard, &mut found),
+            Err(_) => Ok(false),
+        })?;
+        let version = segment.position(offset);
+        let at = Replayed { hash, kind: Kind::Set, offset, bytes: parsed.bytes(), version };
+        self.replay_at(&mut shard, segment, &at, old, found.as_ref(), guard)
+    }
+
+    #[inline]
+    fn replay_at(
+        &self,
+        shard: &mut ShardGuard<'_>,
+        segment: &Segment,
+        new: &Replayed,
+        old: Option<Place>,
+        found: Option<&Found<'_>>,
+        guard: &Guard,
+    ) -> Result<()> {
+        let place = self.log.place(segment, new.offset);
+        if found.is_some_and(|found| found.version() > new.version) {
+            // The directory is of a later time; or it is a copy that the cleaner made of what was already history.
+            if new.kind == Kind::Set {
+                segment.sub_live(new.bytes);
             }
             return Ok(());
         }
-        self.point(&mut shard, hash, record.kind, old, place, found.as_ref(), guard)
+        if old == Some(place) {
+            return Ok(());
+        }
+        self.point(shard, new.hash, new.kind, old, place, found, guard)
     }
 }

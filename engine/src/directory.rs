@@ -25,6 +25,8 @@
 //!
 //! Source: extendible hashing after Fagin et al. 1979; sequence locks after Lameter 2005.
 
+use std::ops::Deref;
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
@@ -32,6 +34,7 @@ use crossbeam_epoch::{self as epoch, Atomic, Guard, Owned};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::error::Result;
+use crate::io::map::Words;
 
 /// A value that readers look at under an epoch guard while a writer replaces it.
 pub(crate) struct Cell<T: Send + Sync + 'static>(Atomic<T>);
@@ -93,12 +96,61 @@ const LOCK_TRIES: usize = 200;
 pub(crate) struct Place(pub(crate) u64);
 
 #[repr(align(64))]
-struct Line([AtomicU64; WORDS]);
+pub(crate) struct Line([AtomicU64; WORDS]);
+
+/// Bytes of a line.
+pub(crate) const LINE_BYTES: usize = size_of::<Line>();
+
+/// The lines of a part: memory of its own, or a stretch of a checkpoint mapped privately.
+#[derive(Clone)]
+pub(crate) struct Lines {
+    first: NonNull<Line>,
+    len: usize,
+    /// Keeps them; never looked at.
+    _owner: Owner,
+}
+
+#[derive(Clone)]
+#[allow(dead_code, reason = "held, never read")]
+enum Owner {
+    Memory(Arc<[Line]>),
+    Mapped(Arc<Words>),
+}
+
+// SAFETY: lines are atomics, and their owner, which is `Send` and `Sync` itself, keeps them where they are.
+unsafe impl Send for Lines {}
+// SAFETY: as above.
+unsafe impl Sync for Lines {}
+
+impl Lines {
+    fn new(n: usize) -> Lines {
+        let lines: Arc<[Line]> = (0..n).map(|_| Line([const { AtomicU64::new(0) }; WORDS])).collect();
+        Lines { first: NonNull::from(&*lines).cast(), len: n, _owner: Owner::Memory(lines) }
+    }
+
+    /// `n` lines that begin at byte `offset` of a mapping; `None` if there are none.
+    pub(crate) fn mapped(words: &Arc<Words>, offset: usize, n: usize) -> Option<Lines> {
+        let range = offset..offset.checked_add(n.checked_mul(LINE_BYTES)?)?;
+        let first = NonNull::from(words.get(range)?.first()?).cast::<Line>();
+        first.is_aligned().then(|| Lines { first, len: n, _owner: Owner::Mapped(words.clone()) })
+    }
+}
+
+impl Deref for Lines {
+    type Target = [Line];
+
+    #[inline]
+    fn deref(&self) -> &[Line] {
+        // SAFETY: the owner keeps these lines for as long as `self`, at this address; a line is eight words, aligned as
+        // `new` and `mapped` have seen to, and nobody has other than shared references to them.
+        unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.len) }
+    }
+}
 
 /// One array of lines: the keys whose hash has a certain prefix.
 #[derive(Clone)]
 struct Part {
-    lines: Arc<[Line]>,
+    lines: Lines,
     /// Hash bits after the shard's that all keys here share.
     depth: u32,
     /// Depth when the tags were made.
@@ -155,10 +207,8 @@ impl Seen {
 /// The directory; see the file header.
 pub(crate) struct Directory {
     shards: Box<[Shard]>,
-}
-
-fn new_lines(n: usize) -> Arc<[Line]> {
-    (0..n).map(|_| Line([const { AtomicU64::new(0) }; WORDS])).collect()
+    /// By how much a part that is full is made larger than its keys need, in 256ths: see [`Directory::expect`].
+    growth: AtomicU32,
 }
 
 /// The smallest part that holds `keys` at three quarters full: sizes grow by about a sixth, so that memory follows
@@ -167,6 +217,13 @@ fn lines_for(keys: u32) -> usize {
     let wanted = (keys as usize).div_ceil(WORDS * 3 / 4).max(1);
     let step = (wanted.next_power_of_two() / 16).max(1);
     wanted.next_multiple_of(step)
+}
+
+/// [`Directory::growth`] where nothing is expected.
+const AS_NEEDED: u32 = 256;
+
+fn grown_by(keys: u32, growth: u32) -> u32 {
+    (u64::from(keys) * u64::from(growth) / u64::from(AS_NEEDED)) as u32
 }
 
 /// The hash without the shard's bits, left-aligned.
@@ -182,7 +239,7 @@ fn top_bits(hash: u64, bits: u32) -> usize {
 
 impl Part {
     fn new(lines: usize, depth: u32) -> Part {
-        Part { lines: new_lines(lines), depth, tag_depth: depth, counts: Arc::default() }
+        Part { lines: Lines::new(lines), depth, tag_depth: depth, counts: Arc::default() }
     }
 
     /// The tag of a hash, in its place in the word.
@@ -291,12 +348,13 @@ impl Part {
         part
     }
 
-    /// The same keys in two parts, by the next hash bit; `hash_of` reads a key again where the tag does not tell.
-    fn split(&self, hash_of: impl Fn(Place) -> Result<u64>) -> Result<[Part; 2]> {
+    /// The same keys in two parts, by the next hash bit; `hash_of` reads a key again where the tag does not tell, and says
+    /// if there is none any more.
+    fn split(&self, growth: u32, hash_of: impl Fn(Place) -> Result<Option<u64>>) -> Result<[Part; 2]> {
         let depth = self.depth + 1;
         let used_up = self.depth - self.tag_depth;
         let fresh = used_up + 1 > SPLITS_PER_TAG;
-        let lines = lines_for(self.keys() / 2 + self.keys() / 16);
+        let lines = lines_for(grown_by(self.keys() / 2 + self.keys() / 16, growth)).min(LINES_MAX);
         let mut halves = [Part::new(lines, depth), Part::new(lines, depth)];
         for half in &mut halves {
             half.tag_depth = if fresh { depth } else { self.tag_depth };
@@ -304,7 +362,7 @@ impl Part {
         for word in self.words() {
             let place = word & PLACE_MASK;
             let (bit, word) = if fresh {
-                let hash = hash_of(Place(place))?;
+                let Some(hash) = hash_of(Place(place))? else { continue };
                 (top_bits(hash, depth) & 1, halves[0].tag(hash) | place)
             } else {
                 ((word >> (PLACE_BITS + SPLIT_BITS - 1 - used_up)) as usize & 1, word)
@@ -332,15 +390,17 @@ impl Table {
     }
 
     /// The table with room in the part at `index`: that part grown, or split in two.
-    fn with_room(&self, index: usize, hash_of: impl Fn(Place) -> Result<u64>) -> Result<Table> {
+    fn with_room(&self, index: usize, growth: u32, hash_of: impl Fn(Place) -> Result<Option<u64>>) -> Table {
         let full = &self.parts[index];
-        let lines = lines_for(full.keys() + 1);
-        if lines <= LINES_MAX {
-            let grown = full.grown(lines);
-            return Ok(self.with_parts(self.depth, full.depth, index, [grown.clone(), grown]));
+        let lines = lines_for(grown_by(full.keys() + 1, growth));
+        if lines > LINES_MAX
+            && let Ok(halves) = full.split(growth, hash_of)
+        {
+            return self.with_parts(self.depth.max(full.depth + 1), full.depth, index, halves);
         }
-        let halves = full.split(hash_of)?;
-        Ok(self.with_parts(self.depth.max(full.depth + 1), full.depth, index, halves))
+        // Also where a key cannot be read again, its record being damaged: then the part grows as a whole.
+        let grown = full.grown(lines);
+        self.with_parts(self.depth, full.depth, index, [grown.clone(), grown])
     }
 
     /// A copy, of that depth, in which the run of entries that shared the part at `index` shares `halves`.
@@ -365,7 +425,7 @@ impl Directory {
             lock: Mutex::default(),
             table: Cell::new(Table { depth: 0, parts: vec![Part::new(1, 0)] }),
         };
-        Directory { shards: (0..SHARDS).map(shard).collect() }
+        Directory { shards: (0..SHARDS).map(shard).collect(), growth: AtomicU32::new(AS_NEEDED) }
     }
 
     #[inline]
@@ -411,7 +471,7 @@ impl Directory {
     #[inline]
     pub(crate) fn lock(&self, hash: u64) -> ShardGuard<'_> {
         let shard = self.shard(hash);
-        ShardGuard { shard, pending: shard.lock.lock(), changing: false }
+        ShardGuard { shard, growth: &self.growth, pending: shard.lock.lock(), changing: false }
     }
 
     /// The locks of all shards of these hashes, taken in the order of the shards, so that two callers never wait for
@@ -463,15 +523,161 @@ impl Directory {
         parts.flat_map(|part| part.words().map(|w| Place(w & PLACE_MASK))).collect()
     }
 
+    /// Copies the lines of the part at `at` behind `into`, under its shard's lock, and moves `at` to the next part; `None`
+    /// behind the last one. What was before `at` may be split meanwhile, and is still not met again.
+    pub(crate) fn copy_part(&self, at: &mut At, into: &mut Vec<u8>, guard: &Guard) -> Option<Shape> {
+        let shard = self.shards.get(at.shard)?;
+        let _lock = shard.lock.lock();
+        let part = at.part(shard.table.load(guard));
+        into.reserve(part.lines.len() * LINE_BYTES);
+        for word in part.lines.iter().flat_map(|line| &line.0) {
+            into.extend_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
+        }
+        let shape = Shape {
+            depth: part.depth as u8,
+            tag_depth: part.tag_depth as u8,
+            lines: part.lines.len() as u32,
+            used: part.counts.used.load(Ordering::Relaxed),
+            keys: part.keys(),
+        };
+        at.move_past(part.depth);
+        Some(shape)
+    }
+
+    /// Takes words out of the part at `at`: those of which `is_gone` says so. Moves `at` as [`Directory::copy_part`] does;
+    /// `false` behind the last part.
+    pub(crate) fn sweep_part(&self, at: &mut At, guard: &Guard, is_gone: impl Fn(Place) -> bool) -> bool {
+        let Some(shard) = self.shards.get(at.shard) else { return false };
+        let mut lock = ShardGuard { shard, growth: &self.growth, pending: shard.lock.lock(), changing: false };
+        let part = at.part(shard.table.load(guard));
+        for line in part.lines.iter() {
+            for word in &line.0 {
+                let there = word.load(Ordering::Relaxed);
+                if there & PLACE_MASK > REMOVED && is_gone(Place(there & PLACE_MASK)) {
+                    lock.begin();
+                    part.take(there);
+                }
+            }
+        }
+        at.move_past(part.depth);
+        true
+    }
+
+    /// A directory of these parts, which come in the order in which [`Directory::copy_part`] gave them; `None` if they are
+    /// not all that there must be.
+    pub(crate) fn of_parts(parts: impl IntoIterator<Item = (Shape, Lines)>) -> Option<Directory> {
+        let mut parts = parts.into_iter();
+        let shards = (0..SHARDS).map(|_| {
+            let mut found = Vec::new();
+            let mut at = At::default();
+            while at.shard == 0 {
+                let (shape, lines) = parts.next()?;
+                let (depth, tag_depth) = (u32::from(shape.depth), u32::from(shape.tag_depth));
+                let words = lines.len().checked_mul(WORDS)?;
+                let fits = depth <= DEPTH_MAX
+                    && at.prefix.trailing_zeros() >= 64 - depth
+                    && (tag_depth..=tag_depth + SPLITS_PER_TAG).contains(&depth)
+                    && lines.len() == shape.lines as usize
+                    && shape.keys <= shape.used
+                    && (shape.used as usize) < words;
+                if !fits {
+                    return None;
+                }
+                let counts = Counts { used: shape.used.into(), keys: shape.keys.into() };
+                found.push(Part { lines, depth, tag_depth, counts: Arc::new(counts) });
+                at.move_past(depth);
+            }
+            let depth = found.iter().map(|part| part.depth).max()?;
+            // Hashes spread: a table much larger than its parts was not written here.
+            if 1usize << depth > found.len().checked_mul(TABLE_TO_PARTS_MAX)? {
+                return None;
+            }
+            let mut table = Vec::with_capacity(1 << depth);
+            for part in found {
+                table.extend(std::iter::repeat_n(part.clone(), 1 << (depth - part.depth)));
+            }
+            Some(Shard {
+                changes: AtomicU64::new(0),
+                lock: Mutex::default(),
+                table: Cell::new(Table { depth, parts: table }),
+            })
+        });
+        let shards: Option<Box<[Shard]>> = shards.collect();
+        if parts.next().is_some() {
+            return None;
+        }
+        Some(Directory { shards: shards?, growth: AtomicU32::new(AS_NEEDED) })
+    }
+
+    /// Says how many keys there will be for each that there is now, when many come at once and are counted beforehand:
+    /// parts then grow once, and not by a sixth again and again.
+    pub(crate) fn expect(&self, keys_per_key: f64) {
+        self.growth.store((keys_per_key.clamp(1.0, 8.0) * f64::from(AS_NEEDED)) as u32, Ordering::Relaxed);
+    }
+
+    /// Has the line where a probe for this hash begins brought near.
+    #[inline]
+    pub(crate) fn fetch(&self, hash: u64, guard: &Guard) {
+        let table = self.shard(hash).table.load(guard);
+        let part = &table.parts[table.index(hash)];
+        let line = &part.lines[part.home(part.tag(hash))];
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a hint about an address that is in a line; every processor of this kind knows it.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(line).cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = line.0[0].load(Ordering::Relaxed);
+    }
+
     /// Number of shards, for [`Directory::places`].
     pub(crate) fn shards(&self) -> usize {
         self.shards.len()
     }
 }
 
+/// Most hash bits by which the parts of a shard are told apart.
+const DEPTH_MAX: u32 = 32;
+/// Entries of a table for each part in it, at most.
+const TABLE_TO_PARTS_MAX: usize = 256;
+
+/// A place in the sequence of all parts: a shard, and a prefix of the hash bits below the shard's, left-aligned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct At {
+    shard: usize,
+    prefix: u64,
+}
+
+impl At {
+    fn part<'t>(&self, table: &'t Table) -> &'t Part {
+        let index = self.prefix.checked_shr(64 - table.depth).unwrap_or(0);
+        &table.parts[index as usize]
+    }
+
+    fn move_past(&mut self, depth: u32) {
+        let next = 1u64.checked_shl(64 - depth).and_then(|width| self.prefix.checked_add(width));
+        match next {
+            Some(prefix) => self.prefix = prefix,
+            None => *self = At { shard: self.shard + 1, prefix: 0 },
+        }
+    }
+}
+
+/// What is known of a part besides its lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    pub(crate) depth: u8,
+    pub(crate) tag_depth: u8,
+    pub(crate) lines: u32,
+    pub(crate) used: u32,
+    pub(crate) keys: u32,
+}
+
 /// The right to change the keys of one shard.
 pub(crate) struct ShardGuard<'a> {
     shard: &'a Shard,
+    growth: &'a AtomicU32,
     pub(crate) pending: MutexGuard<'a, Pending>,
     changing: bool,
 }
@@ -517,7 +723,7 @@ impl ShardGuard<'_> {
     }
 
     /// Points the key at `new`; `old` is where it pointed, as found under this lock. `hash_of` gives the hash of the key
-    /// at a place, when a part is split. Fails (and changes nothing) only if that does.
+    /// at a place, when a part is split, and `None` if there is no such key any more.
     #[inline]
     pub(crate) fn set(
         &mut self,
@@ -525,7 +731,7 @@ impl ShardGuard<'_> {
         old: Option<Place>,
         new: Place,
         guard: &Guard,
-        hash_of: impl Fn(Place) -> Result<u64>,
+        hash_of: impl Fn(Place) -> Result<Option<u64>>,
     ) -> Result<()> {
         debug_assert!(new.0 > REMOVED && new.0 <= PLACE_MASK);
         self.begin();
@@ -534,21 +740,21 @@ impl ShardGuard<'_> {
         let tag = part.tag(hash);
         match old.and_then(|old| part.position_of(tag | old.0)) {
             Some((word, _)) => word.store(tag | new.0, Ordering::Release),
-            None => self.insert(hash, new, guard, hash_of)?,
+            None => self.insert(hash, new, guard, hash_of),
         }
         Ok(())
     }
 
-    fn insert(&mut self, hash: u64, new: Place, guard: &Guard, hash_of: impl Fn(Place) -> Result<u64>) -> Result<()> {
+    fn insert(&mut self, hash: u64, new: Place, guard: &Guard, hash_of: impl Fn(Place) -> Result<Option<u64>>) {
         let mut table = self.shard.table.load(guard);
         while table.parts[table.index(hash)].is_full() {
-            let roomier = table.with_room(table.index(hash), &hash_of)?;
+            let growth = self.growth.load(Ordering::Relaxed);
+            let roomier = table.with_room(table.index(hash), growth, &hash_of);
             self.shard.table.replace(roomier, guard);
             table = self.shard.table.load(guard);
         }
         let part = &table.parts[table.index(hash)];
         part.add(part.tag(hash) | new.0);
-        Ok(())
     }
 
     /// Forgets the key that points at `old`.
@@ -615,7 +821,7 @@ mod tests {
         let guard = &epoch::pin();
         let mut shard = directory.lock(hash(key));
         let old = shard.find(hash(key), guard, |p| Ok(key_at(p) == key)).unwrap();
-        shard.set(hash(key), old, place, guard, |p| Ok(hash(key_at(p)))).unwrap();
+        shard.set(hash(key), old, place, guard, |p| Ok(Some(hash(key_at(p))))).unwrap();
     }
 
     fn get(directory: &Directory, key: u64) -> Option<Place> {
@@ -712,7 +918,7 @@ mod tests {
                         let shard = shards.of(hash(key));
                         let old = shard.find(hash(key), guard, |p| Ok(key_at(p) == key)).unwrap();
                         let new = Place(2 + key + round * KEYS);
-                        shard.set(hash(key), old, new, guard, |p| Ok(hash(key_at(p)))).unwrap();
+                        shard.set(hash(key), old, new, guard, |p| Ok(Some(hash(key_at(p))))).unwrap();
                     }
                 }
             });

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::checkpoint::writer;
+
 /// What an acknowledged write has survived by the time the call returns.
 ///
 /// In every mode, after any crash, a store reopens to a prefix of its commits, across all buckets; the modes differ in
@@ -36,7 +38,8 @@ impl Durability {
 /// When the checksum of a record is compared with its bytes on the way to a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verify {
-    /// When the store is opened, over all that is replayed. Later reads trust the mapping.
+    /// When the store is opened, over all that is replayed; at each read of what was not, until the background has checked
+    /// it. Later reads trust the mapping.
     Open,
     /// At every read as well. Costs one pass over the value.
     Always,
@@ -58,11 +61,18 @@ pub struct Options {
     pub(crate) verify: Verify,
     pub(crate) create: bool,
     pub(crate) segment_bytes_max: u64,
+    pub(crate) checkpoint_bytes_min: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { durability: Durability::Sync, verify: Verify::Open, create: true, segment_bytes_max: 64 << 20 }
+        Options {
+            durability: Durability::Sync,
+            verify: Verify::Open,
+            create: true,
+            segment_bytes_max: 64 << 20,
+            checkpoint_bytes_min: writer::BYTES_MIN,
+        }
     }
 }
 

@@ -1,8 +1,10 @@
-//! Opening: from the files of a directory to a log that goes on. Reads everything, trusts nothing.
+//! Opening: from the files of a directory to a log that goes on. Trusts nothing that it reads.
 //!
 //! 1. Superblock; a directory without one becomes a store if it is empty, and is refused if it is not.
 //! 2. Manifest: the segments, and whether the store was closed.
-//! 3. Each segment: header, link, every record; the log ends where the first commit is not whole.
+//! 3. The directory checkpoint, if there is one that is whole.
+//!    Each segment: header, link, every record; the log ends where the first commit is not whole. Of sealed segments that
+//!    the checkpoint covers, and of what else it covers, the records are not read: see `scrub`.
 //! 4. An end that a witness contradicts (see `log::replay`) is damage: the open fails, nothing is changed.
 //! 5. Otherwise what lies behind it never counted: later segments are removed, files that nothing names too.
 //!
@@ -11,18 +13,20 @@
 
 use std::sync::Arc;
 
+use crate::checkpoint::{self, Checkpoint};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::disk::LOCK_FILE;
 use crate::io::map::Region;
 use crate::io::{self, Disk};
 use crate::log::record::Defect;
-use crate::log::replay::{self, Extent};
+use crate::log::replay::{self, Extent, Notes};
 use crate::log::{self, Resume};
 use crate::manifest::edit::Edit;
 use crate::manifest::superblock::{self, Superblock};
 use crate::manifest::{self, Entry, Manifest};
 use crate::run;
 use crate::segment::{self, HEADER_BYTES, Header, Segment};
+use crate::take_up::Tail;
 
 /// What an open found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,14 +36,21 @@ pub struct OpenReport {
     pub created: bool,
     /// The store had been closed: nothing had to be repaired.
     pub clean: bool,
-    /// Log segments read.
+    /// Log segments.
     pub segments: u64,
-    /// Commits found in them.
+    /// Commits found in what was read of them: all, or what was logged since the directory checkpoint.
     pub commits: u64,
-    /// Records (sets and deletes) in those commits.
+    /// Records in those commits, headers of batches included.
     pub records: u64,
     /// Bytes of log read and checked.
     pub log_bytes: u64,
+    /// The hash directory was taken from a checkpoint, and only what was logged since was read. The rest is checked in the
+    /// background, and until then at each read.
+    pub checkpoint: bool,
+    /// There was a checkpoint, and it was missing or damaged: the directory was made from the log. Nothing is lost by it.
+    pub checkpoint_thrown_away: bool,
+    /// Records (sets and deletes) that the directory was brought up to date by.
+    pub records_replayed: u64,
     /// Bytes behind the last whole commit, which a crash left and which were cut off. None of them was acknowledged by
     /// [`Durability::Sync`](crate::Durability::Sync).
     pub bytes_cut: u64,
@@ -55,6 +66,8 @@ pub(crate) struct Recovered {
     pub(crate) manifest: Manifest,
     pub(crate) resume: Resume,
     pub(crate) hash_seed: u64,
+    pub(crate) tails: Vec<Tail>,
+    pub(crate) checkpoint: Option<Checkpoint>,
     pub(crate) report: OpenReport,
 }
 
@@ -104,9 +117,9 @@ fn make(disk: &Arc<dyn Disk>) -> Result<Recovered> {
     // The manifest first: the superblock is what completes a store.
     let manifest = Manifest::create(disk.clone(), superblock)?;
     superblock.create(&**disk)?;
-    let resume = Resume { segments: Vec::new(), active: None, durable: 0, base: 0, number: 0 };
+    let resume = Resume { segments: Vec::new(), ghosts: Vec::new(), active: None, durable: 0, base: 0, number: 0 };
     let report = OpenReport { created: true, clean: true, ..OpenReport::default() };
-    Ok(Recovered { manifest, resume, hash_seed: superblock.hash_seed, report })
+    Ok(Recovered { manifest, resume, hash_seed: superblock.hash_seed, tails: Vec::new(), checkpoint: None, report })
 }
 
 /// One segment as found on the disk.
@@ -119,6 +132,11 @@ struct Loaded {
     /// Where the log before it ended; `None` if it never became the active segment.
     link: Option<u64>,
     extent: Extent,
+    /// Offset of the first record read.
+    read_from: u64,
+    /// Offset of the first record to be replayed; behind the end if there is none.
+    replay_from: u64,
+    notes: Option<Notes>,
 }
 
 impl Loaded {
@@ -140,11 +158,14 @@ fn reopen(disk: &Arc<dyn Disk>, superblock: Superblock) -> Result<Recovered> {
     let state = manifest.state().clone();
     refuse_lost_edits(disk, &manifest)?;
 
-    let mut segments = Vec::new();
-    for (&number, &entry) in &state.segments {
-        segments.push(load(&**disk, number, entry, superblock.store)?);
+    let mut checkpoint = state.checkpoint.and_then(|entry| Checkpoint::open(&**disk, entry, superblock.store));
+    let mut segments = load_all(&**disk, &state, &superblock, checkpoint.as_ref())?;
+    let mut kept = log_end(&segments, &state)?;
+    if checkpoint.as_ref().is_some_and(|checkpoint| !fits(checkpoint, &segments, kept)) {
+        checkpoint = None;
+        segments = load_all(&**disk, &state, &superblock, None)?;
+        kept = log_end(&segments, &state)?;
     }
-    let kept = log_end(&segments, state.closed)?;
     let mut report = OpenReport { clean: state.closed.is_some(), ..OpenReport::default() };
     for (i, segment) in segments.iter().enumerate() {
         let whole = if i < kept { segment.extent.end } else { HEADER_BYTES };
@@ -152,11 +173,11 @@ fn reopen(disk: &Arc<dyn Disk>, superblock: Superblock) -> Result<Recovered> {
         if i < kept {
             report.commits += segment.extent.commits;
             report.records += segment.extent.records;
-            report.log_bytes += segment.extent.end;
+            report.log_bytes += segment.extent.end.saturating_sub(segment.read_from.min(segment.extent.end));
         }
         let cut_before = i + 1 < kept && goes_on(&segments, i);
         if segment.link.is_some() && segment.entry.sealed.is_none() && state.closed.is_none() && !cut_before {
-            report.bytes_cut += used_bytes(segment.bytes()).saturating_sub(whole);
+            report.bytes_cut += used_bytes(segment.bytes(), whole).saturating_sub(whole);
         }
     }
 
@@ -169,11 +190,45 @@ fn reopen(disk: &Arc<dyn Disk>, superblock: Superblock) -> Result<Recovered> {
             drop(segment);
             let _ = disk.remove(&name);
         }
+        if let (Some(entry), None) = (state.checkpoint, &checkpoint) {
+            manifest.append(Edit::RemoveCheckpoint { number: entry.number })?;
+        }
         remove_orphans(disk, &manifest);
     }
     segments.truncate(kept);
-    let resume = resume(segments, &state, base, disk.read_only())?;
-    Ok(Recovered { manifest, resume, hash_seed: superblock.hash_seed, report })
+    report.checkpoint = checkpoint.is_some();
+    report.checkpoint_thrown_away = state.checkpoint.is_some() && checkpoint.is_none();
+    let (resume, tails) = resume(segments, &state, checkpoint.as_ref(), base, disk.read_only())?;
+    Ok(Recovered { manifest, resume, hash_seed: superblock.hash_seed, tails, checkpoint, report })
+}
+
+/// Bytes of log of which the records are taken down while they are checked: some hundred MiB of memory at most. Of a longer
+/// log they are read a second time.
+const NOTED_BYTES_MAX: u64 = 512 << 20;
+
+fn load_all(
+    disk: &dyn Disk,
+    state: &manifest::State,
+    superblock: &Superblock,
+    checkpoint: Option<&Checkpoint>,
+) -> Result<Vec<Loaded>> {
+    let from = checkpoint.map_or(0, |checkpoint| checkpoint.entry.from);
+    let log_bytes = state.segments.values().map(|s| s.base + s.capacity).max().unwrap_or(0).saturating_sub(from);
+    let noting = (log_bytes <= NOTED_BYTES_MAX).then_some(superblock.hash_seed);
+    let mut segments = Vec::new();
+    for (&number, &entry) in &state.segments {
+        segments.push(load(disk, number, entry, superblock.store, from, noting)?);
+    }
+    Ok(segments)
+}
+
+/// Whether the log is all that the checkpoint points at.
+fn fits(checkpoint: &Checkpoint, segments: &[Loaded], kept: usize) -> bool {
+    checkpoint.segments.iter().all(|addressed| {
+        let Some(i) = segments.iter().position(|s| s.number == addressed.number) else { return true };
+        let slots = log::slots_of(segments[i].header.capacity) as u64;
+        i < kept && segments[i].extent.end >= addressed.end && slots == u64::from(addressed.slots)
+    })
 }
 
 /// A segment that was the active one was in the manifest before: if it is not now, and its number was never given up,
@@ -217,7 +272,8 @@ fn remove_orphans(disk: &Arc<dyn Disk>, manifest: &Manifest) {
             (Some(segment), ..) => !manifest.state().segments.contains_key(&segment),
             (_, Some(number), _) => number != manifest.superblock().manifest,
             (.., Some(number)) => runs.values().all(|run| run.number != number),
-            _ => false,
+            _ => checkpoint::number_of(&name)
+                .is_some_and(|number| manifest.state().checkpoint.is_none_or(|checkpoint| checkpoint.number != number)),
         };
         if orphan {
             // Where it cannot be removed yet (open elsewhere, on Windows) the next open tries again.
@@ -226,7 +282,9 @@ fn remove_orphans(disk: &Arc<dyn Disk>, manifest: &Manifest) {
     }
 }
 
-fn load(disk: &dyn Disk, number: u64, entry: Entry, store: u64) -> Result<Loaded> {
+/// Opens a segment and checks its records from log position `from` on, and all of them if it is not known where they end.
+/// Takes down those from there on if `noting`.
+fn load(disk: &dyn Disk, number: u64, entry: Entry, store: u64, from: u64, noting: Option<u64>) -> Result<Loaded> {
     let name = segment::file_name(number);
     let failed = |e| Error::io(format_args!("cannot read {name}"), e);
     let file = match disk.open(&name) {
@@ -250,23 +308,45 @@ fn load(disk: &dyn Disk, number: u64, entry: Entry, store: u64) -> Result<Loaded
     }
     let link = segment::decode_link(header.salt, &header_bytes);
     let region = Region::new(file.map(mapped, false).map_err(failed)?, mapped, false);
-    let extent = match region.slice(0..mapped) {
-        Some(bytes) if link.is_some() => {
-            let sealed = entry.sealed.map_or(mapped, |end| end - header.base);
-            replay::extent(&bytes[..sealed as usize], header.salt)
-        }
-        _ => replay::extent(&[], header.salt),
+    let replay_from = from.saturating_sub(header.base).max(HEADER_BYTES);
+    let mut loaded = Loaded {
+        number,
+        entry,
+        header,
+        file,
+        region,
+        link,
+        extent: Extent::unread(HEADER_BYTES),
+        read_from: HEADER_BYTES,
+        replay_from,
+        notes: None,
     };
-    Ok(Loaded { number, entry, header, file, region, link, extent })
+    if link.is_none() {
+        return Ok(loaded);
+    }
+    let end = entry.sealed.map_or(mapped, |end| end - header.base);
+    if replay_from >= end && entry.sealed.is_some() {
+        loaded.extent = Extent::unread(end);
+        loaded.read_from = end;
+        return Ok(loaded);
+    }
+    if replay_from <= end && replay_from <= entry.capacity {
+        loaded.read_from = replay_from;
+        loaded.notes = noting.map(Notes::new);
+    }
+    let bytes = loaded.region.slice(0..end).unwrap_or_default();
+    loaded.region.read_ahead(loaded.read_from, end);
+    loaded.extent = replay::extent_from(bytes, header.salt, loaded.read_from, loaded.notes.as_mut());
+    Ok(loaded)
 }
 
 /// How many of the segments belong to the log: those up to where it first ends. An error if the log went on there once.
-fn log_end(segments: &[Loaded], closed: Option<(u64, u64)>) -> Result<usize> {
+fn log_end(segments: &[Loaded], state: &manifest::State) -> Result<usize> {
     for (i, segment) in segments.iter().enumerate() {
         let before = i.checked_sub(1).map(|i| &segments[i]);
         let Some(link) = segment.link else {
             // Made ready, never used. Then nothing after it was used either, and nothing may say it was.
-            return match witness(segments, i, segment.header.base, closed) {
+            return match witness(segments, i, segment.header.base, state) {
                 Some(by) => Err(damaged(segment, segment::HEADER_BYTES - segment::LINK_BYTES, &by)),
                 None => Ok(i),
             };
@@ -278,7 +358,7 @@ fn log_end(segments: &[Loaded], closed: Option<(u64, u64)>) -> Result<usize> {
             && link != before.end()
         {
             // The log before this segment was longer than it is now.
-            return match witness(segments, i - 1, before.end(), closed) {
+            return match witness(segments, i - 1, before.end(), state) {
                 Some(by) => Err(damaged(before, before.extent.defect_at, &by)),
                 None if link < before.end() => Err(damaged(segment, 56, "the log before it is longer than it says")),
                 None => Ok(i),
@@ -288,7 +368,7 @@ fn log_end(segments: &[Loaded], closed: Option<(u64, u64)>) -> Result<usize> {
         let torn = segment.extent.defect != Defect::Blank && !goes_on(segments, i);
         let stops = torn || segment.entry.sealed.is_some_and(|e| e != segment.end());
         if (stops || i + 1 == segments.len())
-            && let Some(by) = witness(segments, i, segment.end(), closed)
+            && let Some(by) = witness(segments, i, segment.end(), state)
         {
             return Err(damaged(segment, segment.extent.defect_at, &by));
         }
@@ -306,20 +386,25 @@ fn goes_on(segments: &[Loaded], i: usize) -> bool {
 }
 
 /// Who says that the log reached past `position`, where segment `i` now ends.
-fn witness(segments: &[Loaded], i: usize, position: u64, closed: Option<(u64, u64)>) -> Option<String> {
+fn witness(segments: &[Loaded], i: usize, position: u64, state: &manifest::State) -> Option<String> {
     let segment = &segments[i];
     if let Some(sealed) = segment.entry.sealed.filter(|sealed| *sealed > position) {
         return Some(format!("the manifest says that its records reach byte {}", sealed - segment.header.base));
     }
-    if closed.is_some_and(|(_, end)| end > position) {
+    if state.checkpoint.is_some_and(|checkpoint| checkpoint.end > position) {
+        return Some("a directory checkpoint was made of more".to_owned());
+    }
+    if state.closed.is_some_and(|(_, end)| end > position) {
         return Some("the store had been closed after more was written".to_owned());
     }
     let later = segments[i + 1..].iter();
     if later.clone().any(|s| s.entry.sealed.is_some()) {
         return Some("a later segment is sealed".to_owned());
     }
+    let nothing_behind = used_bytes(segment.bytes(), segment.extent.end) == segment.extent.end;
     let marked = later.clone().any(|s| s.extent.mark > position)
-        || replay::witness_behind(segment.bytes(), segment.header.salt, segment.extent.end, position)
+        || !nothing_behind
+            && replay::witness_behind(segment.bytes(), segment.header.salt, segment.extent.end, position)
         || later.clone().any(|s| replay::witness_behind(s.bytes(), s.header.salt, s.extent.end, position));
     marked.then(|| "a later record says that more had reached the disk".to_owned())
 }
@@ -338,15 +423,44 @@ fn damaged(segment: &Loaded, offset: u64, by: impl std::fmt::Display) -> Error {
     )
 }
 
-/// Bytes up to the last one that is not zero.
-fn used_bytes(bytes: &[u8]) -> u64 {
-    bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at as u64 + 1)
+/// Bytes up to the last one that is not zero, at least `from`.
+fn used_bytes(bytes: &[u8], from: u64) -> u64 {
+    const BLOCK: usize = 4096;
+    let mut end = bytes.len();
+    let from = from.min(end as u64) as usize;
+    // Blank space is long: whole blocks of it first.
+    while end - from >= BLOCK && bytes[end - BLOCK..end] == [0; BLOCK] {
+        end -= BLOCK;
+    }
+    bytes[from..end].iter().rposition(|b| *b != 0).map_or(from as u64, |at| (from + at) as u64 + 1)
 }
 
-/// The open segments, and which of them goes on.
-fn resume(loaded: Vec<Loaded>, state: &manifest::State, base: u64, read_only: bool) -> Result<Resume> {
+/// The open segments, which of them goes on, and what is to be replayed.
+fn resume(
+    loaded: Vec<Loaded>,
+    state: &manifest::State,
+    checkpoint: Option<&Checkpoint>,
+    base: u64,
+    read_only: bool,
+) -> Result<(Resume, Vec<Tail>)> {
     let closed = state.closed;
     let mut slots = Vec::new();
+    let addressed = checkpoint.map_or(&[][..], |checkpoint| &checkpoint.segments);
+    let mut ghosts = Vec::new();
+    for gone in addressed.iter().filter(|a| loaded.iter().all(|s| s.number != a.number)) {
+        let header =
+            Header { number: gone.number, base: 0, salt: 0, capacity: u64::from(gone.slots) * log::SLOT_BYTES };
+        let ghost = Arc::new(log::ghost(header, gone.first_slot)?);
+        log::put_in_slots(&mut slots, &ghost);
+        ghosts.push(ghost);
+    }
+    // What the checkpoint names gets its slots before what is newer.
+    for (a, s) in addressed.iter().filter_map(|a| Some((a, loaded.iter().find(|s| s.number == a.number)?))) {
+        let header = Header { capacity: s.header.capacity, ..s.header };
+        log::put_in_slots(&mut slots, &Arc::new(log::ghost(header, a.first_slot)?));
+    }
+    let known_durable = state.checkpoint.map_or(0, |checkpoint| checkpoint.end);
+    let mut tails = Vec::new();
     let mut segments = Vec::new();
     let mut active = None;
     let mut durable = loaded.first().map_or(base, |s| s.header.base);
@@ -354,8 +468,12 @@ fn resume(loaded: Vec<Loaded>, state: &manifest::State, base: u64, read_only: bo
     for loaded in loaded {
         let (name, end, sealed) = (loaded.name(), loaded.end(), loaded.entry.sealed);
         let was_closed = closed.is_some();
-        let first_slot = log::free_slots(&slots, log::slots_of(loaded.header.capacity))
-            .ok_or_else(|| Error::new(ErrorKind::NoSpace, "the log is larger than one store can address"))?;
+        let counts = addressed.iter().find(|a| a.number == loaded.number);
+        let first_slot = match counts {
+            Some(addressed) => addressed.first_slot as usize,
+            None => log::free_slots(&slots, log::slots_of(loaded.header.capacity))
+                .ok_or_else(|| Error::new(ErrorKind::NoSpace, "the log is larger than one store can address"))?,
+        };
         let goes_on = closed == Some((loaded.number, end)) && sealed.is_none() && !read_only;
         let region = if goes_on {
             let failed = |e| Error::io(format_args!("cannot go on with {name}"), e);
@@ -374,20 +492,31 @@ fn resume(loaded: Vec<Loaded>, state: &manifest::State, base: u64, read_only: bo
         } else {
             loaded.region.cut(loaded.extent.end)
         };
-        let mut segment = Segment::new(loaded.header, first_slot as u32, loaded.file, region);
-        if sealed.is_none() && !was_closed {
-            segment = segment.unwitnessed();
+        let segment = Segment::new(loaded.header, first_slot as u32, loaded.file, region);
+        if let Some(counts) = counts {
+            segment.take_up_counts(counts.live, counts.tombstones);
+        }
+        // Where no record was read, it is not known whether they are whole.
+        if loaded.read_from > HEADER_BYTES {
+            segment.unchecked_before(loaded.read_from);
+        }
+        if sealed.is_none() && !was_closed && end > known_durable {
+            segment.unwitnessed_from(known_durable.saturating_sub(segment.header.base));
+            durable = durable.max(known_durable);
             gap = true;
         }
         if !gap {
             durable = end;
         }
         let segment = Arc::new(segment);
+        if loaded.replay_from < segment.region.published() {
+            tails.push(Tail { segment: segment.clone(), from: loaded.replay_from, notes: loaded.notes });
+        }
         log::put_in_slots(&mut slots, &segment);
         if goes_on {
             active = Some(segment.clone());
         }
         segments.push(segment);
     }
-    Ok(Resume { segments, active, durable, base, number: state.next_segment })
+    Ok((Resume { segments, ghosts, active, durable, base, number: state.next_segment }, tails))
 }

@@ -120,8 +120,14 @@ pub(crate) struct Segment {
     live_bytes: AtomicU64,
     /// Bytes of tombstones.
     tombstone_bytes: AtomicU64,
-    /// To be written again before the next sync.
-    rewrite: AtomicBool,
+    /// From this offset on to be written again before the next sync; `u64::MAX` for nothing.
+    rewrite_from: AtomicU64,
+    /// Records before this offset were not checked since the store was opened: each is when it is read.
+    unchecked: AtomicU64,
+    /// A record was found that is not the one that was written.
+    damaged: AtomicBool,
+    /// The two counts above began with what a checkpoint says.
+    approximate: AtomicBool,
     /// The published bytes as seen at some moment, as `Bytes`: what values are cut from. Replaced when outgrown.
     view: Cell<Bytes>,
 }
@@ -135,17 +141,44 @@ impl Segment {
             region: Arc::new(region),
             live_bytes: AtomicU64::new(0),
             tombstone_bytes: AtomicU64::new(0),
-            rewrite: AtomicBool::new(false),
+            rewrite_from: AtomicU64::new(u64::MAX),
+            unchecked: AtomicU64::new(0),
+            damaged: AtomicBool::new(false),
+            approximate: AtomicBool::new(false),
             view: Cell::new(Bytes::new()),
         }
     }
 
-    /// As [`Segment::new`], for a segment that an earlier process left without a sync that we know of: what the system's
-    /// cache holds of it may not be what the disk holds, even where the cache calls it clean. It is written again before
-    /// it counts as durable.
-    pub(crate) fn unwitnessed(self) -> Segment {
-        self.rewrite.store(true, Ordering::Relaxed);
-        self
+    /// Says that an earlier process left the bytes from this offset on without a sync that we know of: what the system's
+    /// cache holds of them may not be what the disk holds, even where the cache calls it clean. They are written again
+    /// before they count as durable.
+    pub(crate) fn unwitnessed_from(&self, offset: u64) {
+        self.rewrite_from.store(offset, Ordering::Relaxed);
+    }
+
+    /// Says that the records before this offset were not checked at open.
+    pub(crate) fn unchecked_before(&self, offset: u64) {
+        self.unchecked.store(offset, Ordering::Relaxed);
+    }
+
+    /// Records before this offset were not checked yet.
+    pub(crate) fn unchecked(&self) -> u64 {
+        self.unchecked.load(Ordering::Relaxed)
+    }
+
+    /// Takes up that a record here is damaged. Background work keeps off the segment; reads say so where they meet it.
+    pub(crate) fn mark_damaged(&self) {
+        self.damaged.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
+    /// Whether this only keeps address slots from being used: see `checkpoint`.
+    #[inline]
+    pub(crate) fn is_ghost(&self) -> bool {
+        self.region.published() == 0
     }
 
     /// The log position of `offset` in this segment.
@@ -164,11 +197,21 @@ impl Segment {
         Seed::new(self.header.salt, offset)
     }
 
-    /// The record at `offset`, its bytes not compared with their checksum unless `verify`.
+    /// The record at `offset`, its bytes not compared with their checksum unless `verify`, or unless nobody has done so
+    /// since the store was opened.
     #[inline]
     pub(crate) fn record(&self, offset: u64, verify: bool) -> Result<(Record<'_>, u64), Defect> {
         let bytes = self.region.slice(offset..self.region.published()).ok_or(Defect::Malformed)?;
-        if verify { Record::verify(bytes, self.seed(offset)) } else { Record::parse(bytes) }
+        if verify || offset < self.unchecked() {
+            Record::verify(bytes, self.seed(offset))
+        } else {
+            Record::parse(bytes)
+        }
+    }
+
+    /// The record at `offset`, whatever its checksum says.
+    pub(crate) fn record_as_it_is(&self, offset: u64) -> Result<(Record<'_>, u64), Defect> {
+        Record::parse(self.region.slice(offset..self.region.published()).ok_or(Defect::Malformed)?)
     }
 
     /// Damage found at `offset`.
@@ -211,7 +254,23 @@ impl Segment {
 
     #[inline]
     pub(crate) fn sub_live(&self, bytes: u64) {
-        self.live_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        let before = self.live_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if before < bytes {
+            // What a checkpoint says is of about the time when it was made.
+            self.live_bytes.fetch_add(bytes - before, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes up what a checkpoint says of the segment.
+    pub(crate) fn take_up_counts(&self, live: u64, tombstones: u64) {
+        self.live_bytes.store(live, Ordering::Relaxed);
+        self.tombstone_bytes.store(tombstones, Ordering::Relaxed);
+        self.approximate.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the counts may be off by what was written while a checkpoint was made.
+    pub(crate) fn counts_are_approximate(&self) -> bool {
+        self.approximate.load(Ordering::Relaxed)
     }
 
     /// Bytes that are appended last: while there is no segment to follow, only by what frees space.
@@ -222,7 +281,7 @@ impl Segment {
     /// Makes the published bytes from `from` on survive a power cut; the position that is now durable.
     pub(crate) fn sync(&self, from: u64) -> io::Result<u64> {
         let end = self.region.published();
-        if self.rewrite.load(Ordering::Relaxed) {
+        if self.is_to_be_rewritten() {
             return self.sync_again();
         }
         let start = from.saturating_sub(self.header.base).min(end);
@@ -239,20 +298,25 @@ impl Segment {
         if !cfg!(windows) {
             cut(&*self.file, end)?;
         }
-        if self.rewrite.load(Ordering::Relaxed) {
+        if self.is_to_be_rewritten() {
             return self.sync_again();
         }
         self.region.sync_closed(&*self.file)?;
         Ok(self.position(end))
     }
 
-    /// Writes what is there again, and syncs it.
+    fn is_to_be_rewritten(&self) -> bool {
+        self.rewrite_from.load(Ordering::Relaxed) < u64::MAX
+    }
+
+    /// Writes what is there again, from where nobody knows that it is on the disk, and syncs it.
     fn sync_again(&self) -> io::Result<u64> {
         let end = self.region.published();
-        let bytes = self.region.slice(0..end).unwrap_or_default();
-        write_full(&*self.file, 0, bytes)?;
+        let from = self.rewrite_from.load(Ordering::Relaxed).min(end);
+        let bytes = self.region.slice(from..end).unwrap_or_default();
+        write_full(&*self.file, from, bytes)?;
         self.file.sync()?;
-        self.rewrite.store(false, Ordering::Relaxed);
+        self.rewrite_from.store(u64::MAX, Ordering::Relaxed);
         Ok(self.position(end))
     }
 }

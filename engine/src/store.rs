@@ -1,5 +1,6 @@
 //! A store: opening, closing, and its buckets. Owns everything below it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,18 +11,19 @@ use parking_lot::Mutex;
 
 use crate::batch::Batch;
 use crate::bucket::Bucket;
-use crate::catalogue::{CATALOGUE, Catalogue, Replay};
+use crate::checkpoint::writer::Checkpointer;
 use crate::commit::Commits;
+use crate::directory::Directory;
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::KeyIndex;
 use crate::io::Disk;
 use crate::io::disk::RealDisk;
 use crate::io::memory::MemoryDisk;
-use crate::log::{Log, replay};
+use crate::log::Log;
 use crate::options::{Durability, Options};
 use crate::recovery::{self, OpenReport};
-use crate::segment::HEADER_BYTES;
 use crate::stats::Stats;
+use crate::take_up::{forget_keys, take_up};
 use crate::worker::{Bell, Worker};
 
 /// An open store. Cheap to clone; all clones are one store, which is closed when the last of them, of its buckets and of
@@ -41,7 +43,6 @@ pub(crate) struct Inner {
     pub(crate) commits: Arc<Commits>,
     pub(crate) durability: Durability,
     pub(crate) bell: Arc<Bell>,
-    catalogue: Catalogue,
     worker: Mutex<Option<Worker>>,
     report: OpenReport,
     location: String,
@@ -51,7 +52,7 @@ pub(crate) struct Inner {
 
 impl Store {
     /// Opens the store in directory `dir`, which becomes one if it is empty or absent (unless [`Options::create`] says
-    /// no). Reads the whole log; after a crash the store is the prefix of its commits that survived.
+    /// no). Reads what was logged since the last directory checkpoint; after a crash the store is the prefix of its commits that survived.
     ///
     /// # Errors
     /// `Locked` if it is open elsewhere; `Format` if the directory is something else, or of a newer format; `Corrupt`
@@ -97,9 +98,14 @@ impl Store {
         let (location, read_only) = (disk.location(), disk.read_only());
         let log = Log::new(disk, recovered.manifest, &options, recovered.resume)?;
         let (index, opened) = KeyIndex::open(&log)?;
-        let commits = Arc::new(Commits::new(log, index, recovered.hash_seed, read_only));
-        let catalogue = take_up(&commits)?;
-        let (live, known) = catalogue.ids();
+        let (directory, buckets) = match recovered.checkpoint {
+            Some(checkpoint) => (checkpoint.directory, Some(checkpoint.buckets)),
+            None => (Directory::new(), None),
+        };
+        let least = options.checkpoint_bytes_min;
+        let commits = Arc::new(Commits::new(log, directory, index, recovered.hash_seed, read_only, least));
+        let records_replayed = take_up(&commits, recovered.tails, buckets.as_ref())?;
+        let (live, known) = commits.catalogue.ids();
         commits.index.buckets.take_up(live, known, commits.log.end(&epoch::pin()));
         let bell = Arc::<Bell>::default();
         while !read_only && commits.log.has_unsynced() {
@@ -113,9 +119,13 @@ impl Store {
             commits,
             durability: options.durability,
             bell,
-            catalogue,
             worker: Mutex::default(),
-            report: OpenReport { runs: opened.runs, runs_thrown_away: opened.thrown_away, ..recovered.report },
+            report: OpenReport {
+                runs: opened.runs,
+                runs_thrown_away: opened.thrown_away,
+                records_replayed,
+                ..recovered.report
+            },
             location,
             read_only,
             closed: AtomicBool::new(false),
@@ -132,7 +142,7 @@ impl Store {
     /// # Errors
     /// `Invalid` if the name has more than 256 bytes; as a write if there is no such bucket.
     pub fn bucket(&self, name: &str) -> Result<Bucket> {
-        let entry = self.0.catalogue.get_or_create(name, &self.0.commits, self.0.durability)?;
+        let entry = self.0.commits.catalogue.get_or_create(name, &self.0.commits, self.0.durability)?;
         Ok(Bucket::new(self.clone(), entry))
     }
 
@@ -141,7 +151,7 @@ impl Store {
     /// # Errors
     /// None today; a `Result` because buckets may be read from the disk one day.
     pub fn existing_bucket(&self, name: &str) -> Result<Option<Bucket>> {
-        Ok(self.0.catalogue.get(name).map(|entry| Bucket::new(self.clone(), entry)))
+        Ok(self.0.commits.catalogue.get(name).map(|entry| Bucket::new(self.clone(), entry)))
     }
 
     /// Drops a bucket with all its keys, as one commit; `false` if there was none. Handles to it fail from then on.
@@ -149,12 +159,13 @@ impl Store {
     /// # Errors
     /// As a write.
     pub fn drop_bucket(&self, name: &str) -> Result<bool> {
-        let Some(entry) = self.0.catalogue.remove(name, &self.0.commits, self.0.durability)? else {
+        let Some(entry) = self.0.commits.catalogue.remove(name, &self.0.commits, self.0.durability)? else {
             return Ok(false);
         };
         self.0.commits.index.buckets.drop(entry.id, self.0.commits.log.end(&epoch::pin()));
         // The keys mean nothing to anybody now; this gives their memory back.
-        forget_keys(&self.0.commits, |bucket| bucket == entry.id)?;
+        forget_keys(&self.0.commits, |bucket| bucket == entry.id);
+        self.0.commits.catalogue.forgotten(&BTreeSet::from([entry.id]));
         Ok(true)
     }
 
@@ -163,7 +174,7 @@ impl Store {
     /// # Errors
     /// As [`Store::existing_bucket`].
     pub fn buckets(&self) -> Result<Vec<String>> {
-        Ok(self.0.catalogue.names())
+        Ok(self.0.commits.catalogue.names())
     }
 
     /// Applies all writes of a batch as one commit: all or nothing, across buckets, for readers and across a crash. Of
@@ -211,6 +222,7 @@ impl Inner {
         self.commits.check_writable()?;
         let end = self.commits.log.end(&epoch::pin());
         self.commits.wait(end)?;
+        Checkpointer::default().close(&self.commits).inspect_err(|e| self.commits.poison(e.clone()))?;
         self.commits.poison(Error::new(ErrorKind::Poisoned, "the store was closed"));
         self.commits.log.close()
     }
@@ -227,40 +239,4 @@ impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store").field("location", &self.0.location).field("report", &self.0.report).finish()
     }
-}
-
-/// Fills the directory and the catalogue from the log.
-fn take_up(commits: &Commits) -> Result<Catalogue> {
-    let guard = &epoch::pin();
-    let mut buckets = Replay::new();
-    for segment in commits.log.segments(guard) {
-        let bytes = segment.region.slice(0..segment.region.published()).unwrap_or_default();
-        replay::records(bytes, HEADER_BYTES, |offset, record, _| {
-            if record.bucket == CATALOGUE && buckets.take(record).is_none() {
-                return Err(segment.corrupt(offset, "an entry of the bucket catalogue makes no sense"));
-            }
-            buckets.note(record.bucket);
-            commits.replay(&segment, record, commits.log.place(&segment, offset), guard)
-        })?;
-    }
-    if buckets.has_unknown() {
-        forget_keys(commits, |bucket| !buckets.has(bucket))?;
-    }
-    Ok(buckets.finish())
-}
-
-/// Takes all keys of certain buckets out of the directory.
-fn forget_keys(commits: &Commits, gone: impl Fn(u64) -> bool) -> Result<()> {
-    let guard = &epoch::pin();
-    for shard in 0..commits.directory.shards() {
-        for place in commits.directory.places(shard, guard) {
-            let found = commits.log.record(place, guard)?;
-            if gone(found.record.bucket) {
-                let hash = commits.hash(found.record.bucket, found.record.key);
-                commits.directory.lock(hash).remove(hash, place, guard);
-                found.segment.sub_live(found.bytes);
-            }
-        }
-    }
-    Ok(())
 }

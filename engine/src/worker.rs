@@ -11,12 +11,15 @@ use std::time::Duration;
 use crossbeam_epoch as epoch;
 use parking_lot::{Condvar, Mutex};
 
+use crate::checkpoint::writer::Checkpointer;
 use crate::clean::{Cleaner, Mood, Progress};
 use crate::commit::Commits;
 use crate::error::{Error, ErrorKind, Result};
 use crate::merge::{Failed, Merger};
 use crate::options::Durability;
+use crate::scrub::Scrubber;
 use crate::seal::Sealer;
+use crate::sweep::Sweeper;
 
 /// How long the thread rests when a job could not be done.
 const RETRY: Duration = Duration::from_millis(100);
@@ -132,6 +135,11 @@ pub(crate) struct Jobs {
     cleaner: Cleaner,
     sealer: Sealer,
     merger: Merger,
+    checkpointer: Checkpointer,
+    sweeper: Sweeper,
+    scrubber: Scrubber,
+    /// Damage in the log stands in the way of key runs.
+    no_runs: bool,
     /// The end of the log after the last round, whether the thread rested since, and whether nobody has written meanwhile.
     seen_end: u64,
     rested: bool,
@@ -217,23 +225,29 @@ impl Jobs {
             more_closed = led && commits.log.has_closed();
         }
         prepared?;
-        let runs = self.step_runs(commits);
-        if let Err(e) = &runs
-            && e.kind() != ErrorKind::NoSpace
-        {
-            return runs.map(|_| Next::WhenRung);
-        }
+        let checkpoint = self.checkpointer.step(commits, self.rested)?;
+        let swept = self.sweeper.step(commits);
+        let runs = match if self.no_runs { Ok(false) } else { self.step_runs(commits) } {
+            Err(e) if e.kind() == ErrorKind::Corrupt => {
+                // Reads say so where they meet the damage; the rest of the store goes on.
+                self.no_runs = true;
+                Ok(false)
+            }
+            Err(e) if e.kind() != ErrorKind::NoSpace => return Err(e),
+            runs => runs,
+        };
         // Cleaning frees space, so a full disk must not keep it from going on.
         let mood = if self.quiet { Mood::Idle } else { Mood::Busy };
         let cleaning = self.cleaner.step(commits, mood)?;
         let made_runs = runs?;
-        if commits.log.has_retired() {
+        if commits.log.has_retired() && !self.checkpointer.is_writing() {
             commits.log.free_slots_of_retired();
         }
         Ok(match cleaning {
-            _ if made_runs || more_closed => Next::AtOnce,
+            _ if made_runs || more_closed || swept || checkpoint == Progress::Some => Next::AtOnce,
             Progress::Some => Next::AtOnce,
             Progress::Later => Next::Soon,
+            Progress::None if checkpoint == Progress::Later || self.scrubber.step(commits) => Next::Soon,
             Progress::None if commits.log.has_retired() => Next::Soon,
             // What is to be done when nobody writes is done after a rest in which nobody wrote.
             Progress::None if !self.quiet && self.puts_off(commits) => Next::Soon,

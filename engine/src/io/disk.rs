@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::map::Map;
+use super::map::{Map, Private};
 use super::{Disk, File};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -216,5 +216,12 @@ impl File for RealFile {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it should be"));
         }
         Map::file(&self.0, bytes, writable)
+    }
+
+    fn map_private(&self, bytes: u64) -> io::Result<Private> {
+        if self.len()? < bytes {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it should be"));
+        }
+        Private::file(&self.0, bytes)
     }
 }

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{MmapMut, MmapOptions, MmapRaw};
 use parking_lot::{Condvar, Mutex};
 
 /// Set in `reserved` while nothing more may be appended.
@@ -102,6 +102,62 @@ impl Map {
             #[cfg(feature = "testing")]
             watch: None,
         }
+    }
+}
+
+/// A private mapping of a file: as the file was, and what is written to it stays in this process. Read as bytes first, then
+/// shared as words.
+pub(crate) struct Private(MmapMut);
+
+impl Private {
+    /// Maps the first `bytes` bytes of `file`.
+    pub(crate) fn file(file: &std::fs::File, bytes: u64) -> io::Result<Private> {
+        let len = usize::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        // SAFETY: the mapping is this process's own, so that what is lent of it changes only through it. Nobody writes to or
+        // truncates the file meanwhile (as for the other mappings, see the file header): it is written before its name
+        // counts and never after.
+        let memory = unsafe { MmapOptions::new().len(len).map_copy(file)? };
+        #[cfg(target_os = "linux")]
+        let _ = memory.advise(memmap2::Advice::PopulateRead);
+        Ok(Private(memory))
+    }
+
+    /// These bytes, without a file.
+    pub(crate) fn copy_of(bytes: &[u8]) -> io::Result<Private> {
+        let mut memory = MmapOptions::new().len(bytes.len()).map_anon()?;
+        memory.copy_from_slice(bytes);
+        Ok(Private(memory))
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The same memory, to be written from now on.
+    pub(crate) fn share(self) -> Words {
+        Words(self.0.into())
+    }
+}
+
+/// Memory of a private mapping as words that any thread may write.
+pub(crate) struct Words(MmapRaw);
+
+impl Words {
+    /// The words of a range of bytes; `None` if it is not within, or not of whole words.
+    pub(crate) fn get(&self, range: Range<usize>) -> Option<&[AtomicU64]> {
+        const WORD: usize = size_of::<AtomicU64>();
+        let whole = range.start.is_multiple_of(WORD) && range.end.is_multiple_of(WORD);
+        if range.start > range.end || range.end > self.0.len() || !whole {
+            return None;
+        }
+        // SAFETY: the range is within the mapping, which begins at a page, and of whole words; the mapping lives as long as
+        // `self`, and since it was shared its memory is looked at through such words only.
+        Some(unsafe {
+            std::slice::from_raw_parts(
+                self.0.as_mut_ptr().add(range.start).cast::<AtomicU64>(),
+                (range.end - range.start) / WORD,
+            )
+        })
     }
 }
 
@@ -379,6 +435,16 @@ impl Region {
 
     #[cfg(not(target_os = "linux"))]
     fn take_again(&self) {}
+    /// Asks the system to have the pages from `from` to `to` present for reading: all of them will be read at once. A hint.
+    pub(crate) fn read_ahead(&self, from: u64, to: u64) {
+        #[cfg(target_os = "linux")]
+        if from < to && to <= self.bytes {
+            let from = from - from % 4096;
+            let _ = self.map.memory.advise_range(memmap2::Advice::PopulateRead, from as usize, (to - from) as usize);
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = (from, to);
+    }
 }
 
 impl fmt::Debug for Region {

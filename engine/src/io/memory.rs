@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::map::Map;
+use super::map::{Map, Private};
 use super::{Disk, File};
 
 /// A directory in memory.
@@ -48,6 +48,10 @@ impl Disk for MemoryDisk {
 
     fn sync_dir(&self) -> io::Result<()> {
         Ok(())
+    }
+
+    fn keeps_nothing(&self) -> bool {
+        true
     }
 
     fn location(&self) -> String {
@@ -97,5 +101,9 @@ impl File for MemoryFile {
         }
         let written = self.0.lock();
         Map::copy_of(written.get(..bytes as usize).ok_or(io::ErrorKind::UnexpectedEof)?)
+    }
+
+    fn map_private(&self, bytes: u64) -> io::Result<Private> {
+        Private::copy_of(self.0.lock().get(..bytes as usize).ok_or(io::ErrorKind::UnexpectedEof)?)
     }
 }

@@ -15,7 +15,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use map::Map;
+use map::{Map, Private};
 
 /// One directory of files.
 pub(crate) trait Disk: Send + Sync + Debug {
@@ -34,6 +34,10 @@ pub(crate) trait Disk: Send + Sync + Debug {
     /// A random number: salts and seeds that guests must not guess.
     fn random_u64(&self) -> io::Result<u64> {
         random_u64()
+    }
+    /// Whether nothing outlives the store.
+    fn keeps_nothing(&self) -> bool {
+        false
     }
     /// Whether files are written at all, or only looked at.
     fn read_only(&self) -> bool {
@@ -59,6 +63,8 @@ pub(crate) trait File: Send + Sync + Debug {
     /// Maps the first `bytes` bytes. If writable, and the system is one that can ([`MAPS_PAST_END`]), the file may be shorter:
     /// what lies past its end must not be touched before [`File::reserve`] got there.
     fn map(&self, bytes: u64, writable: bool) -> io::Result<Map>;
+    /// Maps the first `bytes` bytes so that what is written there stays in this process.
+    fn map_private(&self, bytes: u64) -> io::Result<Private>;
 }
 
 /// Whether a file can be mapped beyond its end, to grow into the mapping later.
@@ -136,6 +142,26 @@ pub(crate) fn unix_ms() -> u64 {
 #[allow(clippy::disallowed_methods, reason = "the seam itself")]
 pub(crate) fn pause(time: Duration) {
     std::thread::sleep(time);
+}
+
+/// Runs both, the first on a thread of its own if there can be one.
+#[allow(clippy::disallowed_methods, reason = "the seam itself")]
+pub(crate) fn both<T: Send>(first: impl FnOnce() -> T + Send, second: impl FnOnce() -> T) -> (T, T) {
+    let first = parking_lot::Mutex::new(Some(first));
+    let take = || first.lock().take();
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, || take().map(|first| first()));
+        let second = second();
+        let done = thread.ok().and_then(|thread| match thread.join() {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        match (done, take()) {
+            (Some(done), _) => (done, second),
+            (None, Some(first)) => (first(), second),
+            (None, None) => unreachable!("a call that was taken was made"),
+        }
+    })
 }
 
 /// A random number from the operating system.

@@ -21,8 +21,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::disk::LOCK_FILE;
-use super::map::{Map, Watch};
+use super::map::{Map, Private, Watch};
 use super::{Disk, File};
+use crate::checkpoint;
 use crate::manifest::edit::EDIT_BYTES;
 use crate::manifest::superblock::{self, Superblock};
 use crate::manifest::{self, Manifest};
@@ -567,6 +568,20 @@ impl World {
         if let Some(name) = missing {
             self.breach(format!("the manifest names {name}, whose header or name is not durable"));
         }
+        let state = &self.platter.files[file];
+        let added = state.cache.chunks_exact(EDIT_BYTES).enumerate().filter(|(i, edit)| {
+            written((i * EDIT_BYTES) as u64) && field(edit, 0).is_some_and(|first| first >> 32 == 8)
+        });
+        // The last one counts: a manifest that is written anew holds another before it, lest its number be used again.
+        let name = added.max_by_key(|(i, _)| *i).and_then(|(_, edit)| field(edit, 1)).map(checkpoint::file_name);
+        if let Some(name) = name {
+            let len =
+                self.platter.names.get(&name).map_or(u64::MAX, |file| self.platter.files[*file].cache.len() as u64);
+            let forgotten = state.cache.chunks_exact(EDIT_BYTES).last().and_then(|edit| field(edit, 0));
+            if forgotten.is_none_or(|first| first >> 32 != 9) && !self.platter.is_durable(&name, &(0..len)) {
+                self.breach(format!("the manifest names {name}, which is not durable"));
+            }
+        }
     }
 
     /// Called before `name` is removed: no manifest that a power cut could leave may need it.
@@ -583,6 +598,11 @@ impl World {
             if segment::number_of(name).is_some_and(|number| manifest.state().segments.contains_key(&number)) {
                 self.breach(format!("{name} is removed, and the manifest names it ({variant:?})"));
             }
+            let checkpoint = checkpoint::number_of(name);
+            if checkpoint.is_some_and(|n| manifest.state().checkpoint.is_some_and(|checkpoint| checkpoint.number == n))
+            {
+                self.breach(format!("{name} is removed, and the manifest names it ({variant:?})"));
+            }
             let run = run::format::number_of(name);
             if run.is_some_and(|number| manifest.state().runs.values().any(|run| run.number == number)) {
                 self.breach(format!("{name} is removed, and the manifest names it ({variant:?})"));
@@ -595,6 +615,7 @@ impl World {
             || name == LOCK_FILE
             || segment::number_of(name).is_some()
             || run::format::number_of(name).is_some()
+            || checkpoint::number_of(name).is_some()
             || manifest::number_of(name).is_some();
         if !ours {
             self.breach(format!("{name:?} is no name of the store's"));
@@ -835,6 +856,16 @@ impl File for SimFile {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it should be"));
         }
         Map::copied(there, bytes as usize, writable.then(|| Arc::new(self.clone()) as Arc<dyn Watch>))
+    }
+
+    fn map_private(&self, bytes: u64) -> io::Result<Private> {
+        let mut world = self.disk.world.lock();
+        world.plain(self.disk.boot, Call::Look)?;
+        let cache = &world.platter.files[self.file].cache;
+        let Some(bytes) = cache.get(..bytes as usize) else {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it should be"));
+        };
+        Private::copy_of(bytes)
     }
 }
 

@@ -21,21 +21,22 @@ use std::time::Duration;
 use crossbeam_epoch::{self as epoch, Guard};
 use parking_lot::Mutex;
 
+use crate::checkpoint;
 use crate::directory::{Cell, PLACE_BITS, Place};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::map::{Map, Region, Reservation};
 use crate::io::memory::MemoryDisk;
 use crate::io::{self as seam, Disk};
-use crate::manifest::Manifest;
 use crate::manifest::edit::Edit;
+use crate::manifest::{CheckpointEntry, Manifest};
 use crate::run;
 use crate::segment::{self, HEADER_BYTES, Header, Segment};
 use record::{Prepared, Record};
 
 /// Bytes of an address slot; a larger segment takes several.
-const SLOT_BYTES: u64 = 64 << 20;
+pub(crate) const SLOT_BYTES: u64 = 64 << 20;
 const SLOT_SHIFT: u32 = 24; // SLOT_BYTES in units of record::ALIGN
-const SLOTS_MAX: usize = 1 << (PLACE_BITS - SLOT_SHIFT);
+pub(crate) const SLOTS_MAX: usize = 1 << (PLACE_BITS - SLOT_SHIFT);
 /// The first segment of a young store.
 const FIRST_SEGMENT_BYTES: u64 = 4 << 20;
 /// A writer that crosses a multiple of this looks whether it should slow down.
@@ -74,6 +75,10 @@ pub(crate) struct Log {
     brake_us: AtomicU64,
     /// Given up, but readers may still hold places in them.
     retired: Mutex<Vec<Retired>>,
+    /// Segments that are gone, and that words of a checkpoint may still point into.
+    ghosts: Mutex<Vec<Arc<Segment>>>,
+    /// The log position from which on writers wake the background thread.
+    wake_at: AtomicU64,
 }
 
 /// A segment that the directory no longer points into.
@@ -94,6 +99,8 @@ struct Grow {
 pub(crate) struct Resume {
     /// Segments that hold records, in order; none of them takes more.
     pub(crate) segments: Vec<Arc<Segment>>,
+    /// What keeps the address slots of segments that are gone.
+    pub(crate) ghosts: Vec<Arc<Segment>>,
     /// The last of them, where the store was closed and it may take more.
     pub(crate) active: Option<Arc<Segment>>,
     /// All below this log position is on the disk.
@@ -157,7 +164,7 @@ impl Log {
     ) -> Result<Log> {
         let store = manifest.superblock().store;
         let mut slots = Vec::new();
-        resume.segments.iter().for_each(|s| put_in_slots(&mut slots, s));
+        resume.segments.iter().chain(&resume.ghosts).for_each(|s| put_in_slots(&mut slots, s));
         let log = Log {
             store,
             segment_bytes_max: options.segment_bytes_max,
@@ -179,6 +186,8 @@ impl Log {
             has_work: AtomicBool::new(false),
             brake_us: AtomicU64::new(0),
             retired: Mutex::default(),
+            ghosts: Mutex::new(resume.ghosts),
+            wake_at: AtomicU64::new(u64::MAX),
             disk,
         };
         let guard = &epoch::pin();
@@ -225,6 +234,10 @@ impl Log {
     /// Every now and then: sees to it that space is prepared in time, and that cleaning is not outrun.
     #[cold]
     fn keep_pace(&self, segment: &Segment, end: u64) {
+        if segment.position(end) >= self.wake_at.load(Ordering::Relaxed) {
+            self.wake_at.store(u64::MAX, Ordering::Relaxed);
+            self.has_work.store(true, Ordering::Relaxed);
+        }
         if self.lacks_space(segment, end) || self.brake_us.load(Ordering::Relaxed) != 0 {
             self.has_work.store(true, Ordering::Relaxed);
         }
@@ -442,6 +455,61 @@ impl Log {
         Ok(())
     }
 
+    /// The directory checkpoint that the manifest names, and the first number never used.
+    pub(crate) fn checkpoint(&self) -> (Option<CheckpointEntry>, u64) {
+        let manifest = self.manifest.lock();
+        (manifest.state().checkpoint, manifest.state().next_checkpoint)
+    }
+
+    /// Background: has the manifest name a checkpoint instead of the one before, whose file goes.
+    pub(crate) fn add_checkpoint(&self, new: CheckpointEntry) -> Result<()> {
+        let CheckpointEntry { number, from, end } = new;
+        let mut manifest = self.manifest.lock();
+        let old = manifest.state().checkpoint;
+        manifest.append(Edit::AddCheckpoint { number, from, end })?;
+        if let Some(old) = old {
+            let _ = self.disk.remove(&checkpoint::file_name(old.number));
+        }
+        Ok(())
+    }
+
+    /// The segments behind all address slots, also those that the log has given up.
+    pub(crate) fn addressed(&self, guard: &Guard) -> Vec<Arc<Segment>> {
+        let mut segments: Vec<Arc<Segment>> = self.slots.load(guard).iter().flatten().cloned().collect();
+        segments.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        segments.retain(|s| s.region.published() >= HEADER_BYTES);
+        segments
+    }
+
+    /// Bytes logged from `position` on.
+    pub(crate) fn bytes_from(&self, position: u64, guard: &Guard) -> u64 {
+        let bytes = |s: &Arc<Segment>| s.end().saturating_sub(position.max(s.header.base));
+        self.segments(guard).iter().map(bytes).sum()
+    }
+
+    /// Has the background thread woken when the log gets to `position`.
+    pub(crate) fn wake_at(&self, position: u64) {
+        self.wake_at.store(position, Ordering::Relaxed);
+    }
+
+    /// Whether the place is in a segment that is gone: a word that says so is as good as none.
+    #[cold]
+    pub(crate) fn is_ghost(&self, place: Place, guard: &Guard) -> bool {
+        self.locate(place, guard).is_ok_and(|(segment, _)| segment.is_ghost())
+    }
+
+    /// Whether there are segments that are gone and that words may still point into.
+    pub(crate) fn has_ghosts(&self) -> bool {
+        !self.ghosts.lock().is_empty()
+    }
+
+    /// Background: no word points into a segment that is gone any more.
+    pub(crate) fn lay_ghosts(&self) {
+        for ghost in std::mem::take(&mut *self.ghosts.lock()) {
+            self.retire_slots(ghost);
+        }
+    }
+
     /// A random number: the salt of a file.
     pub(crate) fn random(&self) -> Result<u64> {
         self.disk.random_u64().map_err(|e| Error::io("no random numbers", e))
@@ -596,13 +664,17 @@ impl Log {
         self.manifest.lock().append(Edit::Remove { segment: number })?;
         // Where an open file cannot be removed (Windows) the next open does it.
         let _ = self.disk.remove(&segment::file_name(number));
+        self.retire_slots(segment.clone());
+        Ok(())
+    }
+
+    fn retire_slots(&self, segment: Arc<Segment>) {
         let unreachable = Arc::new(AtomicBool::new(false));
         let guard = epoch::pin();
         let flag = unreachable.clone();
         guard.defer(move || flag.store(true, Ordering::Release));
-        self.retired.lock().push(Retired { segment: segment.clone(), unreachable });
+        self.retired.lock().push(Retired { segment, unreachable });
         guard.flush();
-        Ok(())
     }
 
     /// Background: takes back the address slots of retired segments that nobody can reach any more.
@@ -746,8 +818,13 @@ pub(crate) fn put_in_slots(slots: &mut Vec<Option<Arc<Segment>>>, segment: &Arc<
 
 /// Stands where the active segment will: full from the start.
 fn placeholder() -> Result<Segment> {
+    ghost(Header { number: 0, base: 0, salt: 0, capacity: PAGE_BYTES }, 0)
+}
+
+/// A segment of which there is nothing but its address slots.
+pub(crate) fn ghost(header: Header, first_slot: u32) -> Result<Segment> {
     let failed = |e| Error::io("no memory for a mapping", e);
     let region = Region::new(Map::anonymous(PAGE_BYTES).map_err(failed)?, 0, false);
     let file = MemoryDisk::default().create("placeholder").map_err(failed)?;
-    Ok(Segment::new(Header { number: 0, base: 0, salt: 0, capacity: PAGE_BYTES }, 0, file, region))
+    Ok(Segment::new(header, first_slot, file, region))
 }

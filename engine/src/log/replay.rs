@@ -5,9 +5,14 @@
 //! alike; they are told apart by *witnesses*: a durable mark in a later record, or the manifest, that says the bytes had
 //! reached the disk. Without a witness the rest was never promised to anybody, and is cut.
 
+use std::collections::BTreeSet;
+
+use crate::catalogue::CATALOGUE;
 use crate::checksum::Seed;
+use crate::commit::hash_key;
 use crate::error::Result;
 use crate::log::record::{ALIGN, Defect, Kind, MARKED_BYTES_MIN, Record};
+#[cfg(any(test, feature = "testing"))]
 use crate::segment::HEADER_BYTES;
 
 /// How far a segment's log goes.
@@ -27,12 +32,81 @@ pub(crate) struct Extent {
     pub(crate) mark: u64,
 }
 
+impl Extent {
+    /// A log that ends here, and of which nothing was read.
+    pub(crate) fn unread(end: u64) -> Extent {
+        Extent { end, defect: Defect::Blank, defect_at: end, commits: 0, records: 0, mark: 0 }
+    }
+}
+
+/// One record of a checked log, and all of it that most replays need.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parsed {
+    pub(crate) hash: u64,
+    /// Offset and length in units of [`ALIGN`], [`PLAIN`] in the latter.
+    at: u32,
+    bytes: u32,
+}
+
+/// A set that was not moved, and not of the catalogue.
+const PLAIN: u32 = 1 << 31;
+
+impl Parsed {
+    pub(crate) fn offset(&self) -> u64 {
+        u64::from(self.at) * ALIGN
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        u64::from(self.bytes & !PLAIN) * ALIGN
+    }
+
+    pub(crate) fn is_plain(&self) -> bool {
+        self.bytes & PLAIN != 0
+    }
+}
+
+/// Takes down the records of a log while it is checked, so that they are read once.
+#[derive(Debug)]
+pub(crate) struct Notes {
+    hash_seed: u64,
+    pub(crate) records: Vec<Parsed>,
+    /// Buckets met.
+    pub(crate) buckets: BTreeSet<u64>,
+    last_bucket: u64,
+}
+
+impl Notes {
+    pub(crate) fn new(hash_seed: u64) -> Notes {
+        Notes { hash_seed, records: Vec::new(), buckets: BTreeSet::new(), last_bucket: CATALOGUE }
+    }
+
+    #[inline]
+    fn take(&mut self, offset: u64, record: &Record<'_>, bytes: u64) {
+        if record.bucket != self.last_bucket {
+            self.last_bucket = record.bucket;
+            self.buckets.insert(record.bucket);
+        }
+        let plain = record.kind == Kind::Set && record.moved.is_none() && record.bucket != CATALOGUE;
+        self.records.push(Parsed {
+            hash: hash_key(self.hash_seed, record.bucket, record.key),
+            at: (offset / ALIGN) as u32,
+            bytes: (bytes / ALIGN) as u32 | if plain { PLAIN } else { 0 },
+        });
+    }
+}
+
 /// Checks every record of a segment from its first one on.
+#[cfg(any(test, feature = "testing"))]
 pub(crate) fn extent(bytes: &[u8], salt: u64) -> Extent {
-    let mut extent =
-        Extent { end: HEADER_BYTES, defect: Defect::Blank, defect_at: HEADER_BYTES, commits: 0, records: 0, mark: 0 };
+    extent_from(bytes, salt, HEADER_BYTES, None)
+}
+
+/// Checks every record of a segment from offset `from` on, where a commit begins or the log ends.
+pub(crate) fn extent_from(bytes: &[u8], salt: u64, from: u64, mut notes: Option<&mut Notes>) -> Extent {
+    let mut extent = Extent::unread(from);
     loop {
-        match commit_at(bytes, salt, extent.end) {
+        let noted = notes.as_ref().map_or(0, |notes| notes.records.len());
+        match commit_at(bytes, salt, extent.end, notes.as_deref_mut()) {
             Ok(commit) => {
                 extent.end = commit.end;
                 extent.commits += 1;
@@ -40,6 +114,9 @@ pub(crate) fn extent(bytes: &[u8], salt: u64) -> Extent {
                 extent.mark = extent.mark.max(commit.mark);
             }
             Err((defect, at)) => {
+                if let Some(notes) = notes {
+                    notes.records.truncate(noted);
+                }
                 extent.defect = defect;
                 extent.defect_at = at;
                 return extent;
@@ -55,13 +132,16 @@ struct Commit {
 }
 
 /// The commit that begins at `at`: one record, or a batch with all its members.
-fn commit_at(bytes: &[u8], salt: u64, at: u64) -> Result<Commit, (Defect, u64)> {
+fn commit_at(bytes: &[u8], salt: u64, at: u64, mut notes: Option<&mut Notes>) -> Result<Commit, (Defect, u64)> {
     let (first, len) = verify_at(bytes, salt, at)?;
     if first.member {
         return Err((Defect::Malformed, at));
     }
     let mut commit = Commit { end: at + len, records: 1, mark: first.mark.unwrap_or(0) };
     if first.kind != Kind::Batch {
+        if let Some(notes) = notes {
+            notes.take(at, &first, len);
+        }
         return Ok(commit);
     }
     let members_end = commit.end + first.batch_bytes;
@@ -69,6 +149,9 @@ fn commit_at(bytes: &[u8], salt: u64, at: u64) -> Result<Commit, (Defect, u64)> 
         let (member, len) = verify_at(bytes, salt, commit.end)?;
         if !member.member || member.kind == Kind::Batch || commit.end + len > members_end {
             return Err((Defect::Malformed, commit.end));
+        }
+        if let Some(notes) = notes.as_deref_mut() {
+            notes.take(commit.end, &member, len);
         }
         commit.end += len;
         commit.records += 1;

@@ -3,10 +3,12 @@
 //! | offset | bytes | field                                                                 |
 //! |      0 |     4 | checksum of bytes 4..32, seeded by store id, manifest number, offset  |
 //! |      4 |     4 | tag                                                                   |
-//! |      8 |     8 | number of the segment or run                                          |
+//! |      8 |     8 | number of the segment, run or checkpoint                              |
 //! |     16 |     8 | `Add`: base; `Seal`, `Close`: end of the records, a log position;     |
-//! |        |       | `AddRun`: first log position it covers                                |
-//! |     24 |     8 | `Add`: capacity in bytes; `AddRun`: first position after those        |
+//! |        |       | `AddRun`: first log position it covers; `AddCheckpoint`: first log    |
+//! |        |       | position to be replayed after it                                      |
+//! |     24 |     8 | `Add`: capacity in bytes; `AddRun`: first position after those;       |
+//! |        |       | `AddCheckpoint`: position up to which the log was on the disk         |
 //!
 //! An edit has one size, so that an edit cut short shows by the length of the file.
 
@@ -34,6 +36,11 @@ pub(crate) enum Edit {
     AddRun { run: u64, from: u64, to: u64 },
     /// The run does not belong to the store any more; its file may still be there.
     RemoveRun { run: u64 },
+    /// This directory checkpoint takes the place of the one before. It holds the directory as of `from`, or newer, and
+    /// points at nothing from `end` on. Its file and name are on the disk, and so is the log before `end`.
+    AddCheckpoint { number: u64, from: u64, end: u64 },
+    /// There is no checkpoint any more; its file may still be there.
+    RemoveCheckpoint { number: u64 },
 }
 
 impl Edit {
@@ -46,6 +53,8 @@ impl Edit {
             Edit::Open => (5, [0, 0, 0]),
             Edit::AddRun { run, from, to } => (6, [run, from, to]),
             Edit::RemoveRun { run } => (7, [run, 0, 0]),
+            Edit::AddCheckpoint { number, from, end } => (8, [number, from, end]),
+            Edit::RemoveCheckpoint { number } => (9, [number, 0, 0]),
         };
         let mut bytes = [0; EDIT_BYTES];
         bytes[4..8].copy_from_slice(&tag.to_le_bytes());
@@ -74,6 +83,8 @@ impl Edit {
             (5, 0, 0) if segment == 0 => Some(Edit::Open),
             (6, from, to) if from < to => Some(Edit::AddRun { run: segment, from, to }),
             (7, 0, 0) => Some(Edit::RemoveRun { run: segment }),
+            (8, from, end) if from <= end => Some(Edit::AddCheckpoint { number: segment, from, end }),
+            (9, 0, 0) => Some(Edit::RemoveCheckpoint { number: segment }),
             _ => None,
         }
     }
@@ -94,6 +105,8 @@ mod tests {
             Edit::Open,
             Edit::AddRun { run: 1, from: 2, to: 3 },
             Edit::RemoveRun { run: 1 },
+            Edit::AddCheckpoint { number: 1, from: 2, end: 3 },
+            Edit::RemoveCheckpoint { number: 1 },
         ] {
             let bytes = edit.encode(seed);
             assert_eq!(Edit::decode(&bytes, seed), Some(edit));

@@ -1,4 +1,4 @@
-//! The manifest: which segments and key runs make up the store, as an append-only list of edits.
+//! The manifest: which segments, key runs and directory checkpoint make up the store, as an append-only list of edits.
 //!
 //! File `MANIFEST-` and a number; the superblock says which one is the present one. Every edit is on the disk before
 //! what it allows is done: a segment is added before it is written to, removed before its file goes.
@@ -50,6 +50,16 @@ pub(crate) struct RunEntry {
     pub(crate) to: u64,
 }
 
+/// What the manifest says of the directory checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CheckpointEntry {
+    pub(crate) number: u64,
+    /// First log position to be replayed after it.
+    pub(crate) from: u64,
+    /// The log before this position was on the disk.
+    pub(crate) end: u64,
+}
+
 /// What all edits come to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct State {
@@ -62,6 +72,9 @@ pub(crate) struct State {
     pub(crate) runs: BTreeMap<u64, RunEntry>,
     /// First run number never used.
     pub(crate) next_run: u64,
+    pub(crate) checkpoint: Option<CheckpointEntry>,
+    /// First checkpoint number never used.
+    pub(crate) next_checkpoint: u64,
 }
 
 impl State {
@@ -92,6 +105,13 @@ impl State {
                 let from = self.runs.iter().find(|(_, entry)| entry.number == run).map(|(&from, _)| from)?;
                 self.runs.remove(&from);
             }
+            Edit::AddCheckpoint { number, from, end } => {
+                self.checkpoint = Some(CheckpointEntry { number, from, end });
+                self.next_checkpoint = self.next_checkpoint.max(number.checked_add(1)?);
+            }
+            Edit::RemoveCheckpoint { number } => {
+                self.checkpoint.take_if(|checkpoint| checkpoint.number == number)?;
+            }
         }
         Some(())
     }
@@ -113,6 +133,14 @@ impl State {
             edits.push(Edit::RemoveRun { run: last });
         }
         edits.extend(self.runs.iter().map(|(&from, run)| Edit::AddRun { run: run.number, from, to: run.to }));
+        match (self.checkpoint, self.next_checkpoint.checked_sub(1)) {
+            (Some(CheckpointEntry { number, from, end }), _) => edits.push(Edit::AddCheckpoint { number, from, end }),
+            (None, Some(last)) => {
+                edits.push(Edit::AddCheckpoint { number: last, from: 0, end: 0 });
+                edits.push(Edit::RemoveCheckpoint { number: last });
+            }
+            (None, None) => {}
+        }
         edits.extend(self.closed.map(|(segment, end)| Edit::Close { segment, end }));
         edits
     }
@@ -295,12 +323,20 @@ mod tests {
         again.append(Edit::AddRun { run: 2, from: 0, to: 100 }).unwrap();
         again.append(Edit::AddRun { run: 3, from: 100, to: 200 }).unwrap();
         again.append(Edit::RemoveRun { run: 3 }).unwrap();
+        again.append(Edit::AddCheckpoint { number: 0, from: 10, end: 20 }).unwrap();
+        again.append(Edit::AddCheckpoint { number: 1, from: 30, end: 30 }).unwrap();
         let runs = BTreeMap::from([(0, RunEntry { number: 2, to: 100 })]);
         again.append(Edit::Close { segment: 0, end: 90 }).unwrap();
         let mut opened = reread(&disk).unwrap();
         assert_eq!(opened.state().runs, runs);
+        assert_eq!(opened.state().checkpoint, Some(CheckpointEntry { number: 1, from: 30, end: 30 }));
         opened.take_over().unwrap();
         assert_eq!(reread(&disk).unwrap().state().closed, None);
+        opened.append(Edit::RemoveCheckpoint { number: 1 }).unwrap();
+        opened.state.closed = None;
+        opened.take_over().unwrap();
+        let state = reread(&disk).unwrap().state().clone();
+        assert_eq!((state.checkpoint, state.next_checkpoint), (None, 2), "a number is never used twice");
     }
 
     #[test]

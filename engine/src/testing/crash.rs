@@ -12,6 +12,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::Random;
 use super::model::{self, History, Seen};
 use super::workload::{Run, Step, options};
+use crate::checkpoint;
 use crate::io::sim::{Image, Op, Platter, SimDisk, Variant};
 use crate::io::{Disk, disk};
 use crate::manifest::superblock::{self, Superblock};
@@ -48,12 +49,15 @@ pub struct Counts {
     pub images: u64,
     /// Of them, images of a recovery cut short.
     pub recovery_images: u64,
+    /// Images opened from a directory checkpoint.
+    pub checkpoints: u64,
 }
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { workloads, moments, images, recovery_images } = self;
-        write!(f, "{workloads} workloads, {moments} moments, {images} images ({recovery_images} of recoveries)")
+        let Counts { workloads, moments, images, recovery_images, checkpoints } = self;
+        write!(f, "{workloads} workloads, {moments} moments, {images} images ({recovery_images} of recoveries, ")?;
+        write!(f, "{checkpoints} with a checkpoint)")
     }
 }
 
@@ -102,6 +106,7 @@ struct Campaign {
 /// What an image came to: the number of commits it holds, and the recording of its opening.
 pub(crate) struct Opened {
     pub(crate) commits: usize,
+    checkpoint: bool,
     ops: Vec<Op>,
 }
 
@@ -209,7 +214,9 @@ impl Campaign {
             return Ok(None);
         }
         self.counts.images += 1;
-        caught(|| judge(hash, image, &options(seed), history, allowed)).map(Some)
+        let opened = caught(|| judge(hash, image, &options(seed), history, allowed))?;
+        self.counts.checkpoints += u64::from(opened.checkpoint);
+        Ok(Some(opened))
     }
 }
 
@@ -224,6 +231,7 @@ pub(crate) fn judge(
     let disk = SimDisk::new(image.clone(), salt);
     let (store, seen) = open(&disk, options, "opening")?;
     let commits = history.find(&seen, allowed)?;
+    let checkpoint = store.report().checkpoint;
     no_orphans(&disk)?;
     let (_, ops) = disk.recording();
 
@@ -261,7 +269,7 @@ pub(crate) fn judge(
             return Err(format!("protocol: {breach}"));
         }
     }
-    Ok(Opened { commits, ops })
+    Ok(Opened { commits, checkpoint, ops })
 }
 
 fn open(disk: &SimDisk, options: &Options, doing: &str) -> Result<(Store, Seen), String> {
@@ -284,7 +292,10 @@ pub(crate) fn no_orphans(disk: &SimDisk) -> Result<(), String> {
             (Some(number), ..) => manifest.state().segments.contains_key(&number),
             (_, Some(number), _) => number == superblock.manifest,
             (.., Some(number)) => manifest.state().runs.values().any(|run| run.number == number),
-            _ => name == superblock::FILE || name == disk::LOCK_FILE,
+            _ => match checkpoint::number_of(&name) {
+                Some(number) => manifest.state().checkpoint.is_some_and(|checkpoint| checkpoint.number == number),
+                None => name == superblock::FILE || name == disk::LOCK_FILE,
+            },
         };
         if !counts {
             return Err(format!("{name} is an orphan"));

@@ -8,6 +8,7 @@ use super::model;
 use super::workload::{Run, options};
 use crate::io::sim::{Image, SimDisk, Variant};
 use crate::manifest::superblock;
+use crate::worker::Jobs;
 use crate::{ErrorKind, Store};
 
 /// Flips single bits of a store that was closed, or cut in mid-flight, by turns of the seed; `count` of them, or all.
@@ -76,20 +77,37 @@ fn store(seed: u64) -> Result<(Image, Run), String> {
     Ok((run.disk.image(Variant::AllKept), run))
 }
 
-/// What a damaged store may do: refuse, or show the state after some number of commits.
+/// What a damaged store may do: refuse, or show the state after some number of commits, but for the very keys whose records
+/// are damaged.
 fn check(image: &Image, run: &Run, seed: u64) -> Result<(), String> {
     caught(|| {
         let disk = SimDisk::new(image.clone(), seed);
-        let result = Store::without_worker(Arc::new(disk.clone()), options(seed)).and_then(|store| model::read(&store));
-        // Errors are told with the damage, not as if the system had failed.
-        match result {
+        let store = match Store::without_worker(Arc::new(disk.clone()), options(seed)) {
+            // Errors are told with the damage, not as if the system had failed.
             Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Format) => {
                 let now = disk.image(Variant::AllKept);
-                if now == *image { Ok(()) } else { Err(format!("{e:?}, and files were changed")) }
+                return if now == *image { Ok(()) } else { Err(format!("{e:?}, and files were changed")) };
             }
-            Err(e) => Err(format!("{e:?}")),
-            Ok(seen) => run.history.find(&seen, 0..=run.history.commits()).map(drop),
+            Err(e) => return Err(format!("{e:?}")),
+            Ok(store) => store,
+        };
+        for _ in 0..3 {
+            let whole = model::read_what_is_whole(&store).map_err(|e| format!("{e:?}"))?;
+            if let Some((seen, unreadable)) = whole
+                && !run.history.has_but_for(&seen, &unreadable)
+            {
+                let what = run.history.find(&seen, 0..=run.history.commits()).map(|_| String::new());
+                return Err(format!("unreadable: {unreadable:?}; {}", what.unwrap_or_else(|what| what)));
+            }
+            // The jobs meet the damage, too; the store lives through it.
+            let mut jobs = Jobs::cleaning_from(2048);
+            for _ in 0..8 {
+                jobs.round(&store.0.commits, false).ok_or("background work has stopped the store")?;
+            }
         }
+        let bucket = store.bucket("probe").map_err(|e| format!("a bucket beside damage: {e:?}"))?;
+        bucket.set(b"probe", b"value").map_err(|e| format!("a write beside damage: {e:?}"))?;
+        Ok(())
     })
     .map_err(|what| if image.contains_key(superblock::FILE) { what } else { format!("no superblock: {what}") })
 }

@@ -7,7 +7,7 @@
 pub mod crash;
 pub mod damage;
 pub mod faults;
-mod model;
+pub(crate) mod model;
 #[cfg(test)]
 mod tests;
 mod workload;

@@ -15,6 +15,9 @@ pub(crate) type State = BTreeMap<String, BTreeMap<Vec<u8>, (Arc<[u8]>, usize)>>;
 /// As read from a store: value and version.
 pub(crate) type Seen = BTreeMap<String, BTreeMap<Vec<u8>, (Vec<u8>, u64)>>;
 
+/// Keys, with their buckets, whose records are damaged.
+pub(crate) type Unreadable = Vec<(String, Vec<u8>)>;
+
 /// One change that a commit makes.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
@@ -112,6 +115,17 @@ impl History {
         })
     }
 
+    /// Whether what was seen is the state after some number of commits, but for keys that could not be read. They must be
+    /// there.
+    pub(crate) fn has_but_for(&self, seen: &Seen, unreadable: &Unreadable) -> bool {
+        self.states.iter().any(|state| {
+            let mut state = state.clone();
+            let all_there =
+                unreadable.iter().all(|(bucket, key)| state.get_mut(bucket).is_some_and(|b| b.remove(key).is_some()));
+            all_there && self.differs(&state, seen).is_none()
+        })
+    }
+
     /// The first difference between a state and what was seen.
     fn differs(&self, state: &State, seen: &Seen) -> Option<String> {
         if !state.keys().eq(seen.keys()) {
@@ -138,6 +152,31 @@ impl History {
         }
         None
     }
+}
+
+/// As [`read`], but leaves out the keys whose record is damaged, and says which; `None` if they cannot be listed for damage.
+pub(crate) fn read_what_is_whole(store: &Store) -> crate::Result<Option<(Seen, Unreadable)>> {
+    let damaged = |e: &crate::Error| e.kind() == crate::ErrorKind::Corrupt;
+    let (mut seen, mut unreadable) = (Seen::new(), Unreadable::new());
+    for name in store.buckets()? {
+        let Some(bucket) = store.existing_bucket(&name)? else { continue };
+        let options = ListOptions { keys_max: usize::MAX, bytes_max: usize::MAX, ..Default::default() };
+        let page = match bucket.list_keys(options) {
+            Err(e) if damaged(&e) => return Ok(None),
+            page => page?,
+        };
+        let mut keys = BTreeMap::new();
+        for key in page.iter() {
+            match bucket.get(key) {
+                Ok(Some(value)) => drop(keys.insert(key.to_vec(), (value.to_vec(), value.version().get()))),
+                Ok(None) => {}
+                Err(e) if damaged(&e) => unreadable.push((name.clone(), key.to_vec())),
+                Err(e) => return Err(e),
+            }
+        }
+        seen.insert(name, keys);
+    }
+    Ok(Some((seen, unreadable)))
 }
 
 /// Everything in a store, as its callers see it.

@@ -14,6 +14,9 @@ const SEGMENT_BYTES: u64 = 4096;
 /// Dead bytes that the cleaner finds worth its work: likewise.
 const DEAD_BYTES_MIN: u64 = 2048;
 
+/// Bytes of log that make a checkpoint worth its while: likewise.
+const CHECKPOINT_BYTES_MIN: u64 = 2048;
+
 const BUCKETS: [&str; 3] = ["a", "b", "c"];
 
 /// A run under way.
@@ -55,7 +58,8 @@ pub(crate) fn options(seed: u64) -> Options {
         1 => Durability::Os,
         _ => Durability::INTERVAL,
     };
-    Options { segment_bytes_max: SEGMENT_BYTES, ..Options::new().durability(durability) }
+    let checkpoint_bytes_min = CHECKPOINT_BYTES_MIN;
+    Options { segment_bytes_max: SEGMENT_BYTES, checkpoint_bytes_min, ..Options::new().durability(durability) }
 }
 
 impl Run {

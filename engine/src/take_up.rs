@@ -1,0 +1,176 @@
+//! Fills the directory and the catalogue when a store is opened: from a checkpoint, and the log since.
+//! Flow: `recovery` -> here -> `directory`, `catalogue`.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crossbeam_epoch as epoch;
+
+use crate::catalogue::{CATALOGUE, Replay};
+use crate::checkpoint;
+use crate::commit::Commits;
+use crate::error::Result;
+use crate::log::record::{Kind, Record};
+use crate::log::replay::{self, Notes};
+use crate::segment::Segment;
+
+/// Records between the one replayed and the one whose directory line is fetched: what a miss takes.
+const AHEAD: usize = 20;
+/// Records replayed under one epoch guard: memory that the directory grows out of is given back in between.
+const PINNED: usize = 1 << 12;
+
+/// What is to be replayed of one segment.
+pub(crate) struct Tail {
+    pub(crate) segment: Arc<Segment>,
+    /// Offset of the first record.
+    pub(crate) from: u64,
+    /// All records from there on, if they were taken down when they were checked.
+    pub(crate) notes: Option<Notes>,
+}
+
+/// Records from which on a second thread helps.
+const SHARED_FROM: u64 = if cfg!(feature = "testing") { 64 } else { 1 << 15 };
+
+/// Replays the log; `buckets` is what a checkpoint says of them, if there is one. The number of records replayed.
+pub(crate) fn take_up(commits: &Commits, tails: Vec<Tail>, buckets: Option<&checkpoint::Buckets>) -> Result<u64> {
+    let mut catalogue = Replay::new(buckets);
+    let mut noted = Vec::new();
+    let mut replayed = 0;
+    for Tail { segment, from, notes } in tails {
+        match notes {
+            Some(notes) => {
+                count(&segment, &notes, &mut catalogue)?;
+                noted.push((segment, notes));
+            }
+            None => {
+                // In the order of the log.
+                replayed += replay_noted(commits, std::mem::take(&mut noted))?;
+                replayed += replay_read(commits, &segment, from, &mut catalogue)?;
+            }
+        }
+    }
+    replayed += replay_noted(commits, noted)?;
+    commits.directory.expect(1.0);
+    commits.catalogue.take_up(catalogue);
+    Ok(replayed)
+}
+
+fn take_entry(segment: &Segment, offset: u64, record: &Record<'_>, catalogue: &mut Replay) -> Result<()> {
+    if record.bucket == CATALOGUE && catalogue.take(record).is_none() {
+        return Err(segment.corrupt(offset, "an entry of the bucket catalogue makes no sense"));
+    }
+    Ok(())
+}
+
+/// Counts the records of a segment, and takes up what they say of buckets.
+fn count(segment: &Segment, notes: &Notes, catalogue: &mut Replay) -> Result<()> {
+    let mut live = 0;
+    for parsed in &notes.records {
+        if parsed.is_plain() {
+            live += parsed.bytes();
+        } else if let Ok((record, bytes)) = segment.record_as_it_is(parsed.offset()) {
+            segment.count(record.kind, bytes);
+            take_entry(segment, parsed.offset(), &record, catalogue)?;
+        }
+    }
+    segment.count(Kind::Set, live);
+    notes.buckets.iter().for_each(|id| catalogue.note(*id));
+    Ok(())
+}
+
+/// Replays records that were taken down. Those of one shard are one thread's, so each key's come in their order.
+fn replay_noted(commits: &Commits, noted: Vec<(Arc<Segment>, Notes)>) -> Result<u64> {
+    let records = noted.iter().map(|(_, notes)| notes.records.len() as u64).sum();
+    if records < SHARED_FROM {
+        replay_where(commits, &noted, |_| true)?;
+    } else {
+        let half = |which: u64| replay_where(commits, &noted, move |hash| hash >> 63 == which);
+        let (first, second) = crate::io::both(|| half(0), || half(1));
+        first.and(second)?;
+    }
+    Ok(records)
+}
+
+fn replay_where(commits: &Commits, noted: &[(Arc<Segment>, Notes)], is_ours: impl Fn(u64) -> bool) -> Result<()> {
+    let mut guard = epoch::pin();
+    let left = noted.iter().map(|(_, notes)| notes.records.len() as u64).sum();
+    let mut inserts = Inserts { keys: commits.directory.keys(&guard), left };
+    for (segment, notes) in noted {
+        for (i, parsed) in notes.records.iter().enumerate() {
+            if i % PINNED == 0 {
+                guard.flush();
+                guard.repin();
+                if is_ours(0) {
+                    inserts.look(commits, &guard);
+                }
+            }
+            if let Some(ahead) = notes.records.get(i + AHEAD).filter(|ahead| is_ours(ahead.hash)) {
+                commits.directory.fetch(ahead.hash, &guard);
+            }
+            if !is_ours(parsed.hash) {
+                continue;
+            }
+            if parsed.is_plain() {
+                commits.replay_plain(segment, parsed, &guard)?;
+            } else if let Ok((record, _)) = segment.record_as_it_is(parsed.offset()) {
+                commits.replay(segment, &record, parsed.offset(), &guard)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Replays the records of a segment from offset `from` on, reading them again.
+fn replay_read(commits: &Commits, segment: &Segment, from: u64, catalogue: &mut Replay) -> Result<u64> {
+    let bytes = segment.region.slice(0..segment.region.published()).unwrap_or_default();
+    let mut seen = BTreeSet::new();
+    let mut last = CATALOGUE;
+    let mut replayed = 0;
+    replay::records(bytes, from, |offset, record, bytes| {
+        replayed += 1;
+        if record.bucket != last {
+            last = record.bucket;
+            seen.insert(last);
+        }
+        take_entry(segment, offset, record, catalogue)?;
+        segment.count(record.kind, bytes);
+        commits.replay(segment, record, offset, &epoch::pin())
+    })?;
+    seen.iter().for_each(|id| catalogue.note(*id));
+    Ok(replayed)
+}
+
+/// How many of the records replayed last were of new keys: so the directory grows to what it will hold, and in one go.
+#[derive(Default)]
+struct Inserts {
+    /// Records to be replayed, and keys, at the last look.
+    left: u64,
+    keys: u64,
+}
+
+impl Inserts {
+    fn look(&mut self, commits: &Commits, guard: &epoch::Guard) {
+        let keys = commits.directory.keys(guard);
+        let (replayed, new) = (PINNED as u64, keys.saturating_sub(self.keys));
+        let share = new.min(replayed) as f64 / replayed as f64;
+        commits.directory.expect(1.0 + share * self.left as f64 / keys.max(1) as f64);
+        self.left = self.left.saturating_sub(replayed);
+        self.keys = keys;
+    }
+}
+
+/// Takes all keys of certain buckets out of the directory.
+pub(crate) fn forget_keys(commits: &Commits, gone: impl Fn(u64) -> bool) {
+    let guard = &epoch::pin();
+    for shard in 0..commits.directory.shards() {
+        for place in commits.directory.places(shard, guard) {
+            // Damage stays, for whoever reads it; what is gone is swept out.
+            let Ok(found) = commits.log.record(place, guard) else { continue };
+            if gone(found.record.bucket) {
+                let hash = commits.hash(found.record.bucket, found.record.key);
+                commits.directory.lock(hash).remove(hash, place, guard);
+                found.segment.sub_live(found.bytes);
+            }
+        }
+    }
+}
