@@ -21,6 +21,7 @@
 //! How it is built is told in ARCHITECTURE.md, every byte on the disk in docs/file-format.md.
 
 mod atomics;
+mod backup;
 mod batch;
 mod bucket;
 mod catalogue;
@@ -51,6 +52,7 @@ mod value;
 mod worker;
 
 pub use atomics::Swap;
+pub use backup::{BackupReport, restore};
 pub use batch::Batch;
 pub use bucket::Bucket;
 pub use error::{Error, ErrorKind, Result};

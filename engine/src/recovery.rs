@@ -11,6 +11,7 @@
 
 use std::sync::Arc;
 
+use crate::backup;
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::disk::LOCK_FILE;
 use crate::io::map::Region;
@@ -102,7 +103,7 @@ fn make(disk: &Arc<dyn Disk>) -> Result<Recovered> {
         manifest: 1,
     };
     // The manifest first: the superblock is what completes a store.
-    let manifest = Manifest::create(disk.clone(), superblock)?;
+    let manifest = Manifest::create(disk.clone(), superblock, manifest::State::default())?;
     superblock.create(&**disk)?;
     let resume = Resume { segments: Vec::new(), active: None, durable: 0, base: 0, number: 0 };
     let report = OpenReport { created: true, clean: true, ..OpenReport::default() };
@@ -217,7 +218,8 @@ fn remove_orphans(disk: &Arc<dyn Disk>, manifest: &Manifest) {
             (Some(segment), ..) => !manifest.state().segments.contains_key(&segment),
             (_, Some(number), _) => number != manifest.superblock().manifest,
             (.., Some(number)) => runs.values().all(|run| run.number != number),
-            _ => false,
+            // Beside a superblock it says nothing: the backup was finished.
+            _ => name == backup::UNFINISHED,
         };
         if orphan {
             // Where it cannot be removed yet (open elsewhere, on Windows) the next open tries again.

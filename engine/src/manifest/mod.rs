@@ -23,7 +23,7 @@ const REWRITE_BYTES: u64 = 64 << 10;
 /// A manifest longer than this was not written by us.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
-fn file_name(number: u64) -> String {
+pub(crate) fn file_name(number: u64) -> String {
     format!("MANIFEST-{number:016x}")
 }
 
@@ -133,10 +133,10 @@ pub(crate) struct Manifest {
 }
 
 impl Manifest {
-    /// Makes the manifest of a new store.
-    pub(crate) fn create(disk: Arc<dyn Disk>, superblock: Superblock) -> Result<Manifest> {
-        let (file, bytes) = write_new(&*disk, &superblock, &State::default())?;
-        Ok(Manifest { disk, superblock, file, bytes, state: State::default(), broken: false, torn: false })
+    /// Makes the manifest of a new store that holds what `state` says; file and name are on the disk then.
+    pub(crate) fn create(disk: Arc<dyn Disk>, superblock: Superblock, state: State) -> Result<Manifest> {
+        let (file, bytes) = write_new(&*disk, &superblock, &state)?;
+        Ok(Manifest { disk, superblock, file, bytes, state, broken: false, torn: false })
     }
 
     /// Reads the present manifest. Changes nothing.
@@ -267,7 +267,7 @@ mod tests {
         let superblock =
             Superblock { compat: 0, ro_compat: 0, incompat: 0, store: 1, hash_seed: 2, generation: 1, manifest: 1 };
         superblock.create(&*disk).unwrap();
-        let manifest = Manifest::create(disk.clone(), superblock).unwrap();
+        let manifest = Manifest::create(disk.clone(), superblock, State::default()).unwrap();
         (disk, manifest)
     }
 
