@@ -96,7 +96,8 @@ impl Store {
             // What is acknowledged is in; also where nobody has waited for the disk yet.
             self.sync()?;
         }
-        let (snapshot, runs) = self.hold_still();
+        // A store that is only read is all there is, whether that is known to be durable or not.
+        let (snapshot, runs) = self.hold_still(!self.0.read_only);
         let mut backup =
             Backup { from: &**self.0.commits.log.disk(), to, links, report: BackupReport::default(), made: Vec::new() };
         match backup.fill(&snapshot, &runs) {
@@ -108,13 +109,13 @@ impl Store {
         }
     }
 
-    /// The log of one moment and the runs in use then, held so that they stay readable.
-    pub(crate) fn hold_still(&self) -> (Snapshot, Vec<Arc<Run>>) {
+    /// The log of one moment, up to its end or to where it is `durable`, and the runs in use then, held so that they stay readable.
+    pub(crate) fn hold_still(&self, durable: bool) -> (Snapshot, Vec<Arc<Run>>) {
         let commits = &self.0.commits;
         let mut tries = 0;
         loop {
             let runs = commits.index.runs().to_vec();
-            let mut snapshot = commits.log.snapshot();
+            let mut snapshot = commits.log.snapshot(durable);
             let named = snapshot.state.runs.iter().map(|(&from, run)| (run.number, from, run.to));
             if named.eq(runs.iter().map(|run| (run.header.number, run.header.from, run.header.to))) {
                 return (snapshot, runs);

@@ -49,6 +49,7 @@ mod tail;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod value;
+mod verify;
 mod worker;
 
 pub use atomics::Swap;
@@ -65,3 +66,4 @@ pub use recovery::OpenReport;
 pub use stats::Stats;
 pub use store::Store;
 pub use value::{Value, Version};
+pub use verify::{Finding, FindingKind, VerifyReport, verify};

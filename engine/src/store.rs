@@ -41,7 +41,7 @@ pub(crate) struct Inner {
     pub(crate) commits: Arc<Commits>,
     pub(crate) durability: Durability,
     pub(crate) bell: Arc<Bell>,
-    catalogue: Catalogue,
+    pub(crate) catalogue: Catalogue,
     worker: Mutex<Option<Worker>>,
     report: OpenReport,
     location: String,

@@ -485,21 +485,32 @@ impl Log {
         self.active.load(guard).end()
     }
 
-    /// The log up to where it is durable (all there is, of a log that is only read), with the files that hold it.
+    /// The log up to its end, or to where it is `durable`, with the files that hold it.
     ///
     /// A segment is missing only if all that was moved out of it was durable before: then the position, read under the
     /// manifest's lock, is behind the moved records.
-    pub(crate) fn snapshot(&self) -> Snapshot {
+    pub(crate) fn snapshot(&self, durable: bool) -> Snapshot {
         let _grow = self.grow.lock();
         let manifest = self.manifest.lock();
         let guard = &epoch::pin();
-        let position = if self.disk.read_only() { self.end(guard) } else { self.durable() };
+        let position = if durable { self.durable() } else { self.end(guard) };
         let state = manifest.state().clone();
         let mut segments = self.segments(guard);
         segments.retain(|s| state.segments.contains_key(&s.header.number) && s.header.base + HEADER_BYTES <= position);
         let end = |s: &Segment| s.region.published().min(position - s.header.base);
         let segments = segments.into_iter().map(|s| (s.clone(), end(&s))).collect();
         Snapshot { superblock: *manifest.superblock(), state, segments, position }
+    }
+
+    /// What is on the disk of the manifest now, and what it should come to; see [`manifest::check`]. Nothing is appended
+    /// meanwhile.
+    pub(crate) fn check_manifest(&self) -> std::io::Result<manifest::Checked> {
+        let manifest = self.manifest.lock();
+        let mut checked = manifest::check(&*self.disk, manifest.superblock())?;
+        if checked.wrong.is_empty() && checked.state != *manifest.state() {
+            checked.wrong.push((0, "the edits do not come to what the open store knows"));
+        }
+        Ok(checked)
     }
 
     /// Whether closed segments wait for their sync, or synced ones for their manifest edit.

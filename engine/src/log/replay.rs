@@ -29,8 +29,12 @@ pub(crate) struct Extent {
 
 /// Checks every record of a segment from its first one on.
 pub(crate) fn extent(bytes: &[u8], salt: u64) -> Extent {
-    let mut extent =
-        Extent { end: HEADER_BYTES, defect: Defect::Blank, defect_at: HEADER_BYTES, commits: 0, records: 0, mark: 0 };
+    extent_from(bytes, salt, HEADER_BYTES)
+}
+
+/// As [`extent`], from the record at `from` on.
+pub(crate) fn extent_from(bytes: &[u8], salt: u64, from: u64) -> Extent {
+    let mut extent = Extent { end: from, defect: Defect::Blank, defect_at: from, commits: 0, records: 0, mark: 0 };
     loop {
         match commit_at(bytes, salt, extent.end) {
             Ok(commit) => {
@@ -121,6 +125,24 @@ pub(crate) fn witness_behind(bytes: &[u8], salt: u64, from: u64, position: u64) 
         at += ALIGN;
     }
     false
+}
+
+/// The first commit behind `from` that is whole; for looking past damage. As for [`witness_behind`], the work is bounded.
+pub(crate) fn next_commit(bytes: &[u8], salt: u64, from: u64) -> Option<u64> {
+    let mut budget = 8 * bytes.len() as u64;
+    let mut at = (from + 1).next_multiple_of(ALIGN);
+    while let Some(rest) = bytes.get(at as usize..).filter(|rest| !rest.is_empty()) {
+        if let Ok((record, len)) = Record::parse(rest)
+            && !record.member
+        {
+            if commit_at(bytes, salt, at).is_ok() {
+                return Some(at);
+            }
+            budget = budget.checked_sub(len + record.batch_bytes)?;
+        }
+        at += ALIGN;
+    }
+    None
 }
 
 #[cfg(test)]

@@ -257,6 +257,33 @@ fn fold(name: &str, bytes: &[u8], superblock: &Superblock) -> Result<(State, boo
     Ok((state, bad.is_some()))
 }
 
+/// What there is of a manifest, damaged or not.
+pub(crate) struct Checked {
+    /// What the edits that check come to.
+    pub(crate) state: State,
+    pub(crate) bytes: u64,
+    /// What is wrong, each with the byte where.
+    pub(crate) wrong: Vec<(u64, &'static str)>,
+}
+
+/// Reads the file of the present manifest as [`Manifest::read`] does, but past what is damaged.
+pub(crate) fn check(disk: &dyn Disk, superblock: &Superblock) -> std::io::Result<Checked> {
+    let file = disk.open(&file_name(superblock.manifest))?;
+    let bytes = io::read_whole(&*file, FILE_BYTES_MAX)?;
+    let mut checked = Checked { state: State::default(), bytes: bytes.len() as u64, wrong: Vec::new() };
+    for (i, chunk) in bytes.chunks(EDIT_BYTES).enumerate() {
+        let offset = (i * EDIT_BYTES) as u64;
+        match Edit::decode(chunk, seed(superblock, offset)) {
+            None => checked.wrong.push((offset, "an edit does not match its checksum, or is cut short")),
+            Some(edit) if checked.state.apply(edit).is_none() => {
+                checked.wrong.push((offset, "an edit names a segment or run that is not there"));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(checked)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -192,6 +192,12 @@ impl Run {
         (at >= block.entries_at).then_some((at, block.entries.checked_sub(i * RESTART_ENTRIES)?))
     }
 
+    /// Compares the checksum of every block again, whether that was done before or not; those that do not match.
+    pub(crate) fn damaged_blocks(&self) -> Vec<Damaged> {
+        self.checked.iter().for_each(|bits| bits.store(0, Ordering::Relaxed));
+        (0..self.blocks()).filter_map(|i| self.block(i).err()).collect()
+    }
+
     /// Reads all of it: every checksum, the order, the counts.
     pub(crate) fn check(self: &Arc<Run>) -> Result<(), Damaged> {
         let mut cursor = Cursor::first(self)?;

@@ -11,6 +11,7 @@ pub mod faults;
 mod model;
 #[cfg(test)]
 mod tests;
+pub mod verify;
 mod workload;
 
 use std::sync::Arc;
