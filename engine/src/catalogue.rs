@@ -138,6 +138,11 @@ impl Catalogue {
         self.0.lock().buckets.keys().map(|name| name.to_string()).collect()
     }
 
+    /// Whether a bucket has this id now; the catalogue's own counts.
+    pub(crate) fn is_live(&self, id: u64) -> bool {
+        id == CATALOGUE || self.0.lock().buckets.values().any(|entry| entry.id == id)
+    }
+
     /// The ids in use, and the first that never was.
     pub(crate) fn ids(&self) -> (BTreeSet<u64>, u64) {
         let state = self.0.lock();

@@ -21,6 +21,7 @@
 //! How it is built is told in ARCHITECTURE.md, every byte on the disk in docs/file-format.md.
 
 mod atomics;
+mod backup;
 mod batch;
 mod bucket;
 mod catalogue;
@@ -52,9 +53,11 @@ mod take_up;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod value;
+mod verify;
 mod worker;
 
 pub use atomics::Swap;
+pub use backup::{BackupReport, restore};
 pub use batch::Batch;
 pub use bucket::Bucket;
 pub use error::{Error, ErrorKind, Result};
@@ -67,3 +70,4 @@ pub use recovery::OpenReport;
 pub use stats::Stats;
 pub use store::Store;
 pub use value::{Value, Version};
+pub use verify::{Finding, FindingKind, VerifyReport, verify};

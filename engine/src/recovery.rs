@@ -13,6 +13,7 @@
 
 use std::sync::Arc;
 
+use crate::backup;
 use crate::checkpoint::{self, Checkpoint};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::disk::LOCK_FILE;
@@ -115,7 +116,7 @@ fn make(disk: &Arc<dyn Disk>) -> Result<Recovered> {
         manifest: 1,
     };
     // The manifest first: the superblock is what completes a store.
-    let manifest = Manifest::create(disk.clone(), superblock)?;
+    let manifest = Manifest::create(disk.clone(), superblock, manifest::State::default())?;
     superblock.create(&**disk)?;
     let resume = Resume { segments: Vec::new(), ghosts: Vec::new(), active: None, durable: 0, base: 0, number: 0 };
     let report = OpenReport { created: true, clean: true, ..OpenReport::default() };
@@ -272,6 +273,8 @@ fn remove_orphans(disk: &Arc<dyn Disk>, manifest: &Manifest) {
             (Some(segment), ..) => !manifest.state().segments.contains_key(&segment),
             (_, Some(number), _) => number != manifest.superblock().manifest,
             (.., Some(number)) => runs.values().all(|run| run.number != number),
+            // Beside a superblock the marker says nothing: the backup was finished.
+            _ if name == backup::UNFINISHED => true,
             _ => checkpoint::number_of(&name)
                 .is_some_and(|number| manifest.state().checkpoint.is_none_or(|checkpoint| checkpoint.number != number)),
         };

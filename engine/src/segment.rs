@@ -235,7 +235,9 @@ impl Segment {
     }
 
     pub(crate) fn live_bytes(&self) -> u64 {
-        self.live_bytes.load(Ordering::Relaxed)
+        // Below zero for a moment where a record dies before it is counted, and for longer where a checkpoint, which says what
+        // was about the time when it was made, says too little.
+        self.live_bytes.load(Ordering::Relaxed).cast_signed().max(0).cast_unsigned()
     }
 
     pub(crate) fn tombstone_bytes(&self) -> u64 {
@@ -254,11 +256,7 @@ impl Segment {
 
     #[inline]
     pub(crate) fn sub_live(&self, bytes: u64) {
-        let before = self.live_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        if before < bytes {
-            // What a checkpoint says is of about the time when it was made.
-            self.live_bytes.fetch_add(bytes - before, Ordering::Relaxed);
-        }
+        self.live_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Takes up what a checkpoint says of the segment.

@@ -46,7 +46,7 @@ pub(crate) struct Inner {
     worker: Mutex<Option<Worker>>,
     report: OpenReport,
     location: String,
-    read_only: bool,
+    pub(crate) read_only: bool,
     closed: AtomicBool,
 }
 

@@ -56,6 +56,11 @@ impl Tail {
         }
     }
 
+    /// At the first entry; `None` if there is none.
+    pub(crate) fn first(&self) -> Option<TailCursor<'_>> {
+        Some(TailCursor { at: self.0.front()? })
+    }
+
     /// At the first entry of `bucket` whose key is `from` or comes after it; `None` if there is none.
     pub(crate) fn seek(&self, bucket: u64, from: &[u8]) -> Option<TailCursor<'_>> {
         let first = TailEntry { bucket, key: from.into(), stamp: u64::MAX, expires: 0 };

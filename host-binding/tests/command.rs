@@ -315,3 +315,62 @@ fn the_example_says_the_same_in_both_languages() {
     };
     assert_eq!(runs("visits-c"), runs("visits-rust"));
 }
+
+#[test]
+fn a_store_is_backed_up_verified_and_restored() {
+    let shell = Shell::new();
+    shell.ok(&["set", "--store", "data", "key", "value"], 0);
+    let made = shell.ok(&["backup", "data", "copy"], 0);
+    assert!(made.contains("copy") && made.contains("copied"), "{made}");
+    shell.ok(&["set", "--store", "data", "key", "later"], 0);
+    shell.ok(&["restore", "copy", "again"], 0);
+    assert_eq!(shell.ok(&["get", "--store", "again", "key"], 0), "value");
+    for dir in ["data", "copy", "again"] {
+        let text = shell.ok(&["verify", dir], 0);
+        assert!(text.lines().any(|line| line.split_whitespace().eq(["findings", "0"])), "{text}");
+        let json = shell.ok(&["verify", dir, "--json"], 0);
+        assert!(json.starts_with("{\"files\":") && json.ends_with("\"opens\":true,\"findings\":[]}\n"), "{json}");
+        assert!(shell.ok(&["stats", dir], 0).contains("log_bytes"));
+        let json = shell.ok(&["stats", dir, "--json"], 0);
+        assert!(json.starts_with("{\"keys\":") && json.ends_with("}\n"), "{json}");
+    }
+    shell.fails(&["backup", "data", "copy"], &["copy", "not empty"]);
+    shell.fails(&["restore", "copy", "again"], &["again", "not empty"]);
+    shell.fails(&["backup", "nowhere", "new"], &["no store at nowhere"]);
+    shell.fails(&["restore", "nowhere", "new"], &["no store at nowhere"]);
+    shell.fails(&["verify", "nowhere"], &["no store at nowhere"]);
+    assert!(!Path::new(&shell.path("new")).exists());
+    assert_eq!(shell.run_with(&["backup", "data"], b"").status.code(), Some(2), "usage");
+}
+
+#[test]
+fn damage_is_found_and_not_restored() {
+    let shell = Shell::new();
+    for i in 0..20 {
+        shell.ok(&["set", "--store", "data", &format!("key {i}"), "value"], 0);
+    }
+    let log = Path::new(&shell.path("data")).join("0000000000000000.log");
+    let mut bytes = std::fs::read(&log).unwrap();
+    bytes[200] ^= 1;
+    std::fs::write(&log, &bytes).unwrap();
+    let text = shell.ok(&["verify", "data"], 1);
+    assert!(text.contains("0000000000000000.log, byte ") && text.contains("does not open"), "{text}");
+    let json = shell.ok(&["verify", "data", "--json"], 1);
+    assert!(json.contains("\"kind\":\"Record\"") && json.contains("\"opens\":false"), "{json}");
+    shell.fails(&["restore", "data", "new"], &["0000000000000000.log", "nothing was restored"]);
+    shell.fails(&["backup", "data", "new"], &["0000000000000000.log"]);
+    shell.fails(&["stats", "data"], &["0000000000000000.log"]);
+    assert!(!Path::new(&shell.path("new")).exists());
+}
+
+#[test]
+fn a_store_that_another_process_has_open_is_left_to_it() {
+    let shell = Shell::new();
+    let held = kvasi::Store::open(shell.path("data"), kvasi::Options::new()).unwrap();
+    for args in [&["backup", "data", "new"][..], &["verify", "data"], &["stats", "data"]] {
+        shell.fails(args, &["in use", "Store::backup"]);
+    }
+    shell.fails(&["restore", "data", "new"], &["in use"]);
+    drop(held);
+    assert!(!Path::new(&shell.path("new")).exists());
+}

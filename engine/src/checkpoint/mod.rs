@@ -157,7 +157,8 @@ impl Contents {
         let (parts, segments) = (reader.u32()? as usize, reader.u32()? as usize);
         let (named, forgotten) = (reader.u32()? as usize, reader.u32()? as usize);
         let tables_checksum = reader.u32()?;
-        if Seed::new(store, 0).checksum(&file[..92]) != reader.u32()? || from > end {
+        let blank = file.get(HEADER_BYTES..LINES_AT as usize)?.iter().all(|byte| *byte == 0);
+        if Seed::new(store, 0).checksum(&file[..92]) != reader.u32()? || from > end || !blank {
             return None;
         }
         let at = usize::try_from(offset).ok()?;

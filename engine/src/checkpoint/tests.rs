@@ -70,7 +70,6 @@ fn every_flipped_bit_and_every_cut_is_seen_or_does_not_matter() {
     let read = |bytes: &[u8]| Checkpoint::read(Private::copy_of(bytes).unwrap(), entry, store);
     assert!(read(&bytes).is_some());
     let tables = u64::from_le_bytes(bytes[48..56].try_into().unwrap()) as usize;
-    let matters = |at: usize| !(HEADER_BYTES..LINES_AT as usize).contains(&at);
     for bit in 0..bytes.len() * 8 {
         let at = bit / 8;
         if (HEADER_BYTES..tables).contains(&at) && bit % 101 != 0 {
@@ -78,7 +77,7 @@ fn every_flipped_bit_and_every_cut_is_seen_or_does_not_matter() {
         }
         let mut bad = bytes.clone();
         bad[at] ^= 1 << (bit % 8);
-        assert_eq!(read(&bad).is_none(), matters(at), "bit {bit}");
+        assert!(read(&bad).is_none(), "bit {bit}");
     }
     for len in (1..bytes.len()).step_by(97) {
         assert!(read(&bytes[..len]).is_none(), "cut to {len}");

@@ -151,6 +151,15 @@ impl Disk for RealDisk {
         sync_dir(&self.dir)
     }
 
+    fn link_to(&self, name: &str, to: &dyn Disk) -> io::Result<()> {
+        let Some(dir) = to.path() else { return Err(io::ErrorKind::Unsupported.into()) };
+        fs::hard_link(self.dir.join(name), dir.join(name))
+    }
+
+    fn path(&self) -> Option<&Path> {
+        Some(&self.dir)
+    }
+
     fn location(&self) -> String {
         self.dir.display().to_string()
     }

@@ -12,6 +12,7 @@ pub(crate) mod sim;
 
 use std::fmt::Debug;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -29,6 +30,15 @@ pub(crate) trait Disk: Send + Sync + Debug {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes creations and removals survive a power cut.
     fn sync_dir(&self) -> io::Result<()>;
+    /// Gives the file a second name, the same one, in another directory: one file from then on, that nobody may ever write
+    /// again, cut or fill. An error wherever that cannot be done; the caller copies then.
+    fn link_to(&self, _name: &str, _to: &dyn Disk) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Where the directory is, if files may be linked into it: for [`Disk::link_to`] of another disk of the same kind.
+    fn path(&self) -> Option<&Path> {
+        None
+    }
     /// For messages to people.
     fn location(&self) -> String;
     /// A random number: salts and seeds that guests must not guess.

@@ -10,12 +10,16 @@
 //! synced each creation and removal may have happened or not, each for itself. A sync that fails leaves the cache as it
 //! is and its bytes are never written (ext4). Appends through a mapping are writes like the others ([`Watch`]).
 //!
+//! A disk may have directories ([`SimDisk::directory`]): a store each, and one power for all. A file can be linked from one
+//! into another; from then on it must not be written.
+//!
 //! The *monitor* is always on: [`SimDisk::violation`] tells of the first breach of the order in which files may change
 //! (docs/file-format.md). Nothing here is for concurrent use beyond being sound: a test drives the engine by one thread.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -23,7 +27,7 @@ use parking_lot::Mutex;
 use super::disk::LOCK_FILE;
 use super::map::{Map, Private, Watch};
 use super::{Disk, File};
-use crate::checkpoint;
+use crate::{backup, checkpoint};
 use crate::manifest::edit::EDIT_BYTES;
 use crate::manifest::superblock::{self, Superblock};
 use crate::manifest::{self, Manifest};
@@ -45,6 +49,11 @@ const SEGMENT_HEADER: Range<u64> = 0..56;
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
     Create {
+        file: usize,
+        name: String,
+    },
+    /// A second name for a file.
+    Link {
         file: usize,
         name: String,
     },
@@ -71,7 +80,25 @@ pub(crate) enum Op {
     SyncFailed {
         file: usize,
     },
-    SyncDir,
+    SyncDir {
+        dir: String,
+    },
+}
+
+/// The directory of a name, with the slash; nothing for the root.
+fn directory_of(name: &str) -> &str {
+    name.rfind('/').map_or("", |slash| &name[..=slash])
+}
+
+/// The name within its directory.
+fn base_of(name: &str) -> &str {
+    &name[directory_of(name).len()..]
+}
+
+/// The files of one directory of an image, as an image of their own.
+pub(crate) fn image_of(image: &Image, dir: &str) -> Image {
+    let inside = image.iter().filter(|(name, _)| directory_of(name) == dir);
+    inside.map(|(name, bytes)| (base_of(name).to_owned(), bytes.clone())).collect()
 }
 
 /// Something written to a file and not synced.
@@ -201,6 +228,10 @@ impl Platter {
                 self.names.insert(name.clone(), *file);
                 self.pending_names.push(NameChange { seq, name: name.clone(), file: Some(*file) });
             }
+            Op::Link { file, name } => {
+                self.names.insert(name.clone(), *file);
+                self.pending_names.push(NameChange { seq, name: name.clone(), file: Some(*file) });
+            }
             Op::Remove { name } => {
                 self.names.remove(name);
                 self.pending_names.push(NameChange { seq, name: name.clone(), file: None });
@@ -221,9 +252,12 @@ impl Platter {
             }
             Op::SyncRange { file, range } => self.files[*file].sync_range(range),
             Op::SyncFailed { file } => self.files[*file].pending.clear(),
-            Op::SyncDir => {
-                self.durable_names = self.names.clone();
-                self.pending_names.clear();
+            Op::SyncDir { dir } => {
+                let inside = |name: &str| directory_of(name) == dir;
+                self.durable_names.retain(|name, _| !inside(name));
+                let now = self.names.iter().filter(|(name, _)| inside(name));
+                self.durable_names.extend(now.map(|(name, file)| (name.clone(), *file)));
+                self.pending_names.retain(|change| !inside(&change.name));
             }
         }
     }
@@ -343,15 +377,17 @@ impl Platter {
         names.iter().map(|(name, file)| (name.clone(), content(*file))).collect()
     }
 
-    /// Whether bytes of a log segment wait for a sync.
-    fn has_unsynced_log(&self) -> bool {
-        let segments = self.names.iter().filter(|(name, _)| segment::number_of(name).is_some());
+    /// Whether bytes of a log segment in `dir` wait for a sync.
+    fn has_unsynced_log(&self, dir: &str) -> bool {
+        let ours = |name: &str| directory_of(name) == dir && segment::number_of(base_of(name)).is_some();
+        let segments = self.names.iter().filter(|(name, _)| ours(name));
         let mut writes = segments.flat_map(|(_, file)| &self.files[*file].pending);
         writes.any(|(_, effect)| matches!(effect, Effect::Write { .. }))
     }
 
     fn used_bytes(&self) -> u64 {
-        self.names.values().map(|file| self.files[*file].cache.len() as u64).sum()
+        let files: BTreeSet<usize> = self.names.values().copied().collect();
+        files.into_iter().map(|file| self.files[file].cache.len() as u64).sum()
     }
 
     /// Whether `name` and the bytes of `range` in it are what a power cut leaves, whatever the variant.
@@ -484,7 +520,10 @@ struct World {
     random: u64,
     /// Counts processes: the handles of an earlier one do nothing any more.
     boot: u64,
-    sync_failed: bool,
+    /// Directories in which a sync has failed since then.
+    sync_failed: BTreeSet<String>,
+    /// Files cannot be linked, as from one file system to another.
+    no_links: bool,
     violation: Option<String>,
 }
 
@@ -493,6 +532,9 @@ struct World {
 pub(crate) struct SimDisk {
     world: Arc<Mutex<World>>,
     boot: u64,
+    /// Nothing, or a name and a slash.
+    dir: Arc<str>,
+    read_only: bool,
 }
 
 fn eio() -> io::Error {
@@ -501,6 +543,11 @@ fn eio() -> io::Error {
 
 impl World {
     fn record(&mut self, op: Op) {
+        if let Op::Write { file, .. } | Op::Resize { file, .. } = &op
+            && self.platter.names.values().filter(|other| *other == file).count() > 1
+        {
+            self.breach(format!("{} is linked, and written", self.platter.files[*file].name));
+        }
         self.platter.apply(&op);
         self.ops.push(op);
     }
@@ -512,12 +559,12 @@ impl World {
     }
 
     /// Counts a call; how it is to fail, if it is.
-    fn call(&mut self, boot: u64, call: Call) -> io::Result<Option<Failure>> {
+    fn call(&mut self, boot: u64, dir: &str, call: Call) -> io::Result<Option<Failure>> {
         if boot != self.boot {
             return Err(io::Error::other("the simulated process is dead"));
         }
         self.calls += 1;
-        if self.sync_failed && !matches!(call, Call::Look | Call::Read | Call::Remove) {
+        if self.sync_failed.contains(dir) && !matches!(call, Call::Look | Call::Read | Call::Remove) {
             self.breach(format!("{call:?} after a sync has failed"));
         }
         let Some(fault) = self.fault else { return Ok(None) };
@@ -536,8 +583,8 @@ impl World {
     }
 
     /// A call that fails or is done.
-    fn plain(&mut self, boot: u64, call: Call) -> io::Result<()> {
-        self.call(boot, call).map(drop)
+    fn plain(&mut self, disk: &SimDisk, call: Call) -> io::Result<()> {
+        self.call(disk.boot, &disk.dir, call).map(drop)
     }
 
     /// How much of a file that grows from `len` to `want` fits.
@@ -551,6 +598,7 @@ impl World {
     /// Called when `range` of a manifest was written: what it names must be there.
     fn check_edits(&mut self, file: usize, range: Range<u64>) {
         let state = &self.platter.files[file];
+        let dir = directory_of(&state.name).to_owned();
         let field =
             |edit: &[u8], i: usize| edit.get(8 * i..8 * i + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
         let mut named = BTreeMap::new();
@@ -563,31 +611,35 @@ impl World {
             }
         }
         let written = |at: u64| at < range.end && at + EDIT_BYTES as u64 > range.start;
-        let missing = named.iter().filter(|(_, at)| written(**at)).map(|(number, _)| segment::file_name(*number));
+        let missing = named
+            .iter()
+            .filter(|(_, at)| written(**at))
+            .map(|(number, _)| dir.clone() + &segment::file_name(*number));
         let missing = missing.into_iter().find(|name| !self.platter.is_durable(name, &SEGMENT_HEADER));
         if let Some(name) = missing {
             self.breach(format!("the manifest names {name}, whose header or name is not durable"));
         }
-        let state = &self.platter.files[file];
-        let added = state.cache.chunks_exact(EDIT_BYTES).enumerate().filter(|(i, edit)| {
-            written((i * EDIT_BYTES) as u64) && field(edit, 0).is_some_and(|first| first >> 32 == 8)
-        });
-        // The last one counts: a manifest that is written anew holds another before it, lest its number be used again.
-        let name = added.max_by_key(|(i, _)| *i).and_then(|(_, edit)| field(edit, 1)).map(checkpoint::file_name);
-        if let Some(name) = name {
+        let mut checkpoint = None;
+        for (i, edit) in self.platter.files[file].cache.chunks_exact(EDIT_BYTES).enumerate() {
+            match field(edit, 0).map(|first| first >> 32) {
+                Some(8) => checkpoint = field(edit, 1).filter(|_| written((i * EDIT_BYTES) as u64)),
+                Some(9) => checkpoint = None,
+                _ => {}
+            }
+        }
+        if let Some(name) = checkpoint.map(|number| dir.clone() + &checkpoint::file_name(number)) {
             let len =
                 self.platter.names.get(&name).map_or(u64::MAX, |file| self.platter.files[*file].cache.len() as u64);
-            let forgotten = state.cache.chunks_exact(EDIT_BYTES).last().and_then(|edit| field(edit, 0));
-            if forgotten.is_none_or(|first| first >> 32 != 9) && !self.platter.is_durable(&name, &(0..len)) {
+            if !self.platter.is_durable(&name, &(0..len)) {
                 self.breach(format!("the manifest names {name}, which is not durable"));
             }
         }
     }
 
     /// Called before `name` is removed: no manifest that a power cut could leave may need it.
-    fn check_removal(&mut self, name: &str) {
+    fn check_removal(&mut self, dir: &str, name: &str) {
         for variant in [Variant::AllLost, Variant::AllKept] {
-            let mut image = self.platter.image(variant);
+            let mut image = image_of(&self.platter.image(variant), dir);
             image.retain(|name, _| segment::number_of(name).is_none());
             let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(image, 0));
             let Ok(Some(superblock)) = Superblock::read(&*disk) else { continue };
@@ -616,7 +668,8 @@ impl World {
             || segment::number_of(name).is_some()
             || run::format::number_of(name).is_some()
             || checkpoint::number_of(name).is_some()
-            || manifest::number_of(name).is_some();
+            || manifest::number_of(name).is_some()
+            || name == backup::UNFINISHED;
         if !ours {
             self.breach(format!("{name:?} is no name of the store's"));
         }
@@ -628,16 +681,35 @@ impl SimDisk {
     pub(crate) fn new(image: Image, seed: u64) -> SimDisk {
         let platter = Platter::new(&image);
         let world = World { base: image, platter, random: seed, ..World::default() };
-        SimDisk { world: Arc::new(Mutex::new(world)), boot: 0 }
+        SimDisk { world: Arc::new(Mutex::new(world)), boot: 0, dir: Arc::from(""), read_only: false }
+    }
+
+    /// A directory of the disk, as the same process sees it.
+    pub(crate) fn directory(&self, name: &str) -> SimDisk {
+        SimDisk { dir: format!("{name}/").into(), ..self.clone() }
+    }
+
+    /// The same disk, opened to be looked at only.
+    pub(crate) fn read_only_view(&self) -> SimDisk {
+        SimDisk { read_only: true, ..self.clone() }
+    }
+
+    /// Whether files can be linked from one directory into another; they can at first.
+    pub(crate) fn set_links(&self, possible: bool) {
+        self.world.lock().no_links = !possible;
+    }
+
+    fn full_name(&self, name: &str) -> String {
+        format!("{}{name}", self.dir)
     }
 
     /// Ends the process: its handles do nothing any more. The disk for the next one; what was written stays readable.
     pub(crate) fn restart(&self) -> SimDisk {
         let mut world = self.world.lock();
         world.boot += 1;
-        world.sync_failed = false;
+        world.sync_failed.clear();
         world.fault = None;
-        SimDisk { world: self.world.clone(), boot: world.boot }
+        SimDisk { world: self.world.clone(), boot: world.boot, dir: self.dir.clone(), read_only: self.read_only }
     }
 
     /// What was there at first and all that was done since.
@@ -689,7 +761,7 @@ impl SimDisk {
     /// To be called when a synced commit is acknowledged and all before it are: a breach if the disk could still lose it.
     pub(crate) fn check_acknowledged(&self) {
         let mut world = self.world.lock();
-        if world.platter.has_unsynced_log() {
+        if world.platter.has_unsynced_log(&self.dir) {
             world.breach("a commit is acknowledged as durable, and log bytes are not synced".to_owned());
         }
     }
@@ -702,27 +774,29 @@ impl SimDisk {
 impl Disk for SimDisk {
     fn list(&self) -> io::Result<Vec<String>> {
         let mut world = self.world.lock();
-        world.plain(self.boot, Call::Look)?;
-        Ok(world.platter.names.keys().cloned().collect())
+        world.plain(self, Call::Look)?;
+        let ours = world.platter.names.keys().filter(|name| directory_of(name) == &*self.dir);
+        Ok(ours.map(|name| base_of(name).to_owned()).collect())
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let mut world = self.world.lock();
-        world.plain(self.boot, Call::Grow)?;
+        world.plain(self, Call::Grow)?;
         world.check_name(name);
-        if world.platter.names.contains_key(name) {
+        let name = self.full_name(name);
+        if world.platter.names.contains_key(&name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let file = world.platter.files.len();
-        world.record(Op::Create { file, name: name.to_owned() });
+        world.record(Op::Create { file, name });
         Ok(Arc::new(self.file(file)))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let mut world = self.world.lock();
-        world.plain(self.boot, Call::Look)?;
+        world.plain(self, Call::Look)?;
         world.check_name(name);
-        match world.platter.names.get(name) {
+        match world.platter.names.get(&self.full_name(name)) {
             Some(&file) => Ok(Arc::new(self.file(file))),
             None => Err(io::ErrorKind::NotFound.into()),
         }
@@ -730,28 +804,60 @@ impl Disk for SimDisk {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut world = self.world.lock();
-        world.plain(self.boot, Call::Remove)?;
+        world.plain(self, Call::Remove)?;
         world.check_name(name);
-        if !world.platter.names.contains_key(name) {
+        let full_name = self.full_name(name);
+        if !world.platter.names.contains_key(&full_name) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        world.check_removal(name);
-        world.record(Op::Remove { name: name.to_owned() });
+        world.check_removal(&self.dir, name);
+        world.record(Op::Remove { name: full_name });
         Ok(())
+    }
+
+    fn link_to(&self, name: &str, to: &dyn Disk) -> io::Result<()> {
+        let mut world = self.world.lock();
+        world.plain(self, Call::Grow)?;
+        world.check_name(name);
+        let Some(to) = to.path().and_then(Path::to_str).filter(|_| !world.no_links) else {
+            return Err(io::ErrorKind::CrossesDevices.into());
+        };
+        let new = format!("{to}{name}");
+        if world.platter.names.contains_key(&new) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let Some(&file) = world.platter.names.get(&self.full_name(name)) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        if !world.platter.files[file].pending.is_empty() {
+            world.breach(format!("{name} is linked before it is synced"));
+        }
+        world.record(Op::Link { file, name: new });
+        Ok(())
+    }
+
+    fn path(&self) -> Option<&Path> {
+        Some(Path::new(&*self.dir))
     }
 
     fn sync_dir(&self) -> io::Result<()> {
         let mut world = self.world.lock();
-        if let Err(e) = world.plain(self.boot, Call::Sync) {
-            world.sync_failed |= self.boot == world.boot;
+        if let Err(e) = world.plain(self, Call::Sync) {
+            if self.boot == world.boot {
+                world.sync_failed.insert(self.dir.to_string());
+            }
             return Err(e);
         }
-        world.record(Op::SyncDir);
+        world.record(Op::SyncDir { dir: self.dir.to_string() });
         Ok(())
     }
 
     fn location(&self) -> String {
         "simulation".to_owned()
+    }
+
+    fn read_only(&self) -> bool {
+        self.read_only
     }
 
     fn random_u64(&self) -> io::Result<u64> {
@@ -770,9 +876,9 @@ struct SimFile {
 impl SimFile {
     fn sync_as(&self, op: Op) -> io::Result<()> {
         let mut world = self.disk.world.lock();
-        if let Err(e) = world.plain(self.disk.boot, Call::Sync) {
+        if let Err(e) = world.plain(&self.disk, Call::Sync) {
             if self.disk.boot == world.boot {
-                world.sync_failed = true;
+                world.sync_failed.insert(self.disk.dir.to_string());
                 world.record(Op::SyncFailed { file: self.file });
             }
             return Err(e);
@@ -785,13 +891,13 @@ impl SimFile {
 impl File for SimFile {
     fn len(&self) -> io::Result<u64> {
         let mut world = self.disk.world.lock();
-        world.plain(self.disk.boot, Call::Look)?;
+        world.plain(&self.disk, Call::Look)?;
         Ok(world.platter.files[self.file].cache.len() as u64)
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
         let mut world = self.disk.world.lock();
-        let half = world.call(self.disk.boot, Call::Read)?.is_some();
+        let half = world.call(self.disk.boot, &self.disk.dir, Call::Read)?.is_some();
         let from = world.platter.files[self.file].cache.get(offset as usize..).unwrap_or_default();
         let n = from.len().min(if half { into.len().div_ceil(2) } else { into.len() });
         into[..n].copy_from_slice(&from[..n]);
@@ -800,7 +906,7 @@ impl File for SimFile {
 
     fn write_at(&self, offset: u64, from: &[u8]) -> io::Result<usize> {
         let mut world = self.disk.world.lock();
-        let failure = world.call(self.disk.boot, Call::Write)?;
+        let failure = world.call(self.disk.boot, &self.disk.dir, Call::Write)?;
         if failure == Some(Failure::Zero) {
             return Ok(0);
         }
@@ -812,7 +918,7 @@ impl File for SimFile {
             return Err(io::ErrorKind::StorageFull.into());
         }
         world.record(Op::Write { file: self.file, at: offset, bytes: from[..n].into() });
-        if manifest::number_of(&world.platter.files[self.file].name).is_some() {
+        if manifest::number_of(base_of(&world.platter.files[self.file].name)).is_some() {
             world.check_edits(self.file, offset..end);
         }
         Ok(n)
@@ -820,14 +926,14 @@ impl File for SimFile {
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
         let mut world = self.disk.world.lock();
-        world.plain(self.disk.boot, Call::Write)?;
+        world.plain(&self.disk, Call::Write)?;
         world.record(Op::Resize { file: self.file, to: bytes });
         Ok(())
     }
 
     fn reserve(&self, bytes: u64) -> io::Result<()> {
         let mut world = self.disk.world.lock();
-        let failure = world.call(self.disk.boot, Call::Write)?;
+        let failure = world.call(self.disk.boot, &self.disk.dir, Call::Write)?;
         let len = world.platter.files[self.file].cache.len() as u64;
         if bytes <= len {
             return Ok(());
@@ -849,7 +955,7 @@ impl File for SimFile {
 
     fn map(&self, bytes: u64, writable: bool) -> io::Result<Map> {
         let mut world = self.disk.world.lock();
-        world.plain(self.disk.boot, Call::Look)?;
+        world.plain(&self.disk, Call::Look)?;
         let cache = &world.platter.files[self.file].cache;
         let there = &cache[..cache.len().min(bytes as usize)];
         if !writable && there.len() < bytes as usize {
@@ -860,7 +966,7 @@ impl File for SimFile {
 
     fn map_private(&self, bytes: u64) -> io::Result<Private> {
         let mut world = self.disk.world.lock();
-        world.plain(self.disk.boot, Call::Look)?;
+        world.plain(&self.disk, Call::Look)?;
         let cache = &world.platter.files[self.file].cache;
         let Some(bytes) = cache.get(..bytes as usize) else {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it should be"));
@@ -875,7 +981,7 @@ impl Watch for SimFile {
         if self.disk.boot != world.boot {
             return;
         }
-        if world.sync_failed {
+        if world.sync_failed.contains(&*self.disk.dir) {
             world.breach("a record is written after a sync has failed".to_owned());
         }
         let FileState { name, cache, .. } = &world.platter.files[self.file];

@@ -28,7 +28,8 @@ use crate::io::map::{Map, Region, Reservation};
 use crate::io::memory::MemoryDisk;
 use crate::io::{self as seam, Disk};
 use crate::manifest::edit::Edit;
-use crate::manifest::{CheckpointEntry, Manifest};
+use crate::manifest::superblock::Superblock;
+use crate::manifest::{self, CheckpointEntry, Manifest};
 use crate::run;
 use crate::segment::{self, HEADER_BYTES, Header, Segment};
 use record::{Prepared, Record};
@@ -109,6 +110,18 @@ pub(crate) struct Resume {
     pub(crate) base: u64,
     /// First segment number that was never used.
     pub(crate) number: u64,
+}
+
+/// A log that holds still: a prefix of it, and the files that hold that prefix at one moment.
+pub(crate) struct Snapshot {
+    pub(crate) superblock: Superblock,
+    /// What the manifest says at that moment.
+    pub(crate) state: manifest::State,
+    /// Segments with records before `position`, oldest first, each with the offset where those end. They stay readable,
+    /// whatever becomes of their files.
+    pub(crate) segments: Vec<(Arc<Segment>, u64)>,
+    /// A log position between two commits.
+    pub(crate) position: u64,
 }
 
 /// A record that stands in the log.
@@ -605,6 +618,34 @@ impl Log {
     /// The log position after the last record that survives the death of the process.
     pub(crate) fn end(&self, guard: &Guard) -> u64 {
         self.active.load(guard).end()
+    }
+
+    /// The log up to its end, or to where it is `durable`, with the files that hold it.
+    ///
+    /// A segment is missing only if all that was moved out of it was durable before: then the position, read under the
+    /// manifest's lock, is behind the moved records.
+    pub(crate) fn snapshot(&self, durable: bool) -> Snapshot {
+        let _grow = self.grow.lock();
+        let manifest = self.manifest.lock();
+        let guard = &epoch::pin();
+        let position = if durable { self.durable() } else { self.end(guard) };
+        let state = manifest.state().clone();
+        let mut segments = self.segments(guard);
+        segments.retain(|s| state.segments.contains_key(&s.header.number) && s.header.base + HEADER_BYTES <= position);
+        let end = |s: &Segment| s.region.published().min(position - s.header.base);
+        let segments = segments.into_iter().map(|s| (s.clone(), end(&s))).collect();
+        Snapshot { superblock: *manifest.superblock(), state, segments, position }
+    }
+
+    /// What is on the disk of the manifest now, and what it should come to; see [`manifest::check`]. Nothing is appended
+    /// meanwhile.
+    pub(crate) fn check_manifest(&self) -> std::io::Result<manifest::Checked> {
+        let manifest = self.manifest.lock();
+        let mut checked = manifest::check(&*self.disk, manifest.superblock())?;
+        if checked.wrong.is_empty() && checked.state != *manifest.state() {
+            checked.wrong.push((0, "the edits do not come to what the open store knows"));
+        }
+        Ok(checked)
     }
 
     /// Whether closed segments wait for their sync, or synced ones for their manifest edit.

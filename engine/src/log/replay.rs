@@ -12,7 +12,6 @@ use crate::checksum::Seed;
 use crate::commit::hash_key;
 use crate::error::Result;
 use crate::log::record::{ALIGN, Defect, Kind, MARKED_BYTES_MIN, Record};
-#[cfg(any(test, feature = "testing"))]
 use crate::segment::HEADER_BYTES;
 
 /// How far a segment's log goes.
@@ -96,7 +95,6 @@ impl Notes {
 }
 
 /// Checks every record of a segment from its first one on.
-#[cfg(any(test, feature = "testing"))]
 pub(crate) fn extent(bytes: &[u8], salt: u64) -> Extent {
     extent_from(bytes, salt, HEADER_BYTES, None)
 }
@@ -204,6 +202,24 @@ pub(crate) fn witness_behind(bytes: &[u8], salt: u64, from: u64, position: u64) 
         at += ALIGN;
     }
     false
+}
+
+/// The first commit behind `from` that is whole; for looking past damage. As for [`witness_behind`], the work is bounded.
+pub(crate) fn next_commit(bytes: &[u8], salt: u64, from: u64) -> Option<u64> {
+    let mut budget = 8 * bytes.len() as u64;
+    let mut at = (from + 1).next_multiple_of(ALIGN);
+    while let Some(rest) = bytes.get(at as usize..).filter(|rest| !rest.is_empty()) {
+        if let Ok((record, len)) = Record::parse(rest)
+            && !record.member
+        {
+            if commit_at(bytes, salt, at, None).is_ok() {
+                return Some(at);
+            }
+            budget = budget.checked_sub(len + record.batch_bytes)?;
+        }
+        at += ALIGN;
+    }
+    None
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ const REWRITE_BYTES: u64 = 64 << 10;
 /// A manifest longer than this was not written by us.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
-fn file_name(number: u64) -> String {
+pub(crate) fn file_name(number: u64) -> String {
     format!("MANIFEST-{number:016x}")
 }
 
@@ -110,7 +110,11 @@ impl State {
                 self.next_checkpoint = self.next_checkpoint.max(number.checked_add(1)?);
             }
             Edit::RemoveCheckpoint { number } => {
-                self.checkpoint.take_if(|checkpoint| checkpoint.number == number)?;
+                // Without the checkpoint before it, it only keeps the number from being used again.
+                if self.checkpoint.take().is_some_and(|checkpoint| checkpoint.number != number) {
+                    return None;
+                }
+                self.next_checkpoint = self.next_checkpoint.max(number.checked_add(1)?);
             }
         }
         Some(())
@@ -135,10 +139,7 @@ impl State {
         edits.extend(self.runs.iter().map(|(&from, run)| Edit::AddRun { run: run.number, from, to: run.to }));
         match (self.checkpoint, self.next_checkpoint.checked_sub(1)) {
             (Some(CheckpointEntry { number, from, end }), _) => edits.push(Edit::AddCheckpoint { number, from, end }),
-            (None, Some(last)) => {
-                edits.push(Edit::AddCheckpoint { number: last, from: 0, end: 0 });
-                edits.push(Edit::RemoveCheckpoint { number: last });
-            }
+            (None, Some(last)) => edits.push(Edit::RemoveCheckpoint { number: last }),
             (None, None) => {}
         }
         edits.extend(self.closed.map(|(segment, end)| Edit::Close { segment, end }));
@@ -161,10 +162,10 @@ pub(crate) struct Manifest {
 }
 
 impl Manifest {
-    /// Makes the manifest of a new store.
-    pub(crate) fn create(disk: Arc<dyn Disk>, superblock: Superblock) -> Result<Manifest> {
-        let (file, bytes) = write_new(&*disk, &superblock, &State::default())?;
-        Ok(Manifest { disk, superblock, file, bytes, state: State::default(), broken: false, torn: false })
+    /// Makes the manifest of a new store that holds what `state` says; file and name are on the disk then.
+    pub(crate) fn create(disk: Arc<dyn Disk>, superblock: Superblock, state: State) -> Result<Manifest> {
+        let (file, bytes) = write_new(&*disk, &superblock, &state)?;
+        Ok(Manifest { disk, superblock, file, bytes, state, broken: false, torn: false })
     }
 
     /// Reads the present manifest. Changes nothing.
@@ -285,6 +286,33 @@ fn fold(name: &str, bytes: &[u8], superblock: &Superblock) -> Result<(State, boo
     Ok((state, bad.is_some()))
 }
 
+/// What there is of a manifest, damaged or not.
+pub(crate) struct Checked {
+    /// What the edits that check come to.
+    pub(crate) state: State,
+    pub(crate) bytes: u64,
+    /// What is wrong, each with the byte where.
+    pub(crate) wrong: Vec<(u64, &'static str)>,
+}
+
+/// Reads the file of the present manifest as [`Manifest::read`] does, but past what is damaged.
+pub(crate) fn check(disk: &dyn Disk, superblock: &Superblock) -> std::io::Result<Checked> {
+    let file = disk.open(&file_name(superblock.manifest))?;
+    let bytes = io::read_whole(&*file, FILE_BYTES_MAX)?;
+    let mut checked = Checked { state: State::default(), bytes: bytes.len() as u64, wrong: Vec::new() };
+    for (i, chunk) in bytes.chunks(EDIT_BYTES).enumerate() {
+        let offset = (i * EDIT_BYTES) as u64;
+        match Edit::decode(chunk, seed(superblock, offset)) {
+            None => checked.wrong.push((offset, "an edit does not match its checksum, or is cut short")),
+            Some(edit) if checked.state.apply(edit).is_none() => {
+                checked.wrong.push((offset, "an edit names a segment or run that is not there"));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(checked)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -295,7 +323,7 @@ mod tests {
         let superblock =
             Superblock { compat: 0, ro_compat: 0, incompat: 0, store: 1, hash_seed: 2, generation: 1, manifest: 1 };
         superblock.create(&*disk).unwrap();
-        let manifest = Manifest::create(disk.clone(), superblock).unwrap();
+        let manifest = Manifest::create(disk.clone(), superblock, State::default()).unwrap();
         (disk, manifest)
     }
 

@@ -17,6 +17,8 @@
 //! |     72 |     4 | checksum of bytes 0..72                                                      |
 //! |     76 |       | zeros                                                                        |
 
+use std::io as std_io;
+
 use crate::checksum::Seed;
 use crate::codec::Reader;
 use crate::error::{Error, ErrorKind, Result};
@@ -140,6 +142,19 @@ impl Superblock {
             _ if was_never_completed(disk)? => Ok(None),
             _ => Err(Error::corrupt(FILE, 0, "neither slot is a superblock; restore from a backup")),
         }
+    }
+
+    /// What each of the two slots says, `None` where that is no superblock; and the length of the file.
+    pub(crate) fn slots(disk: &dyn Disk) -> std_io::Result<([Option<Superblock>; 2], u64)> {
+        let file = disk.open(FILE)?;
+        let mut bytes = vec![0; 2 * SLOT_BYTES as usize];
+        let read = io::read_full(&*file, 0, &mut bytes)?;
+        let slot = |i: usize| {
+            let at = i * SLOT_BYTES as usize;
+            let whole = read >= at + SLOT_BYTES as usize;
+            bytes.get(at..at + SLOT_BYTES as usize).filter(|_| whole).and_then(|slot| Superblock::decode(slot).ok())
+        };
+        Ok(([slot(0), slot(1)], file.len()?))
     }
 
     fn check_features(self, disk: &dyn Disk) -> Result<Superblock> {

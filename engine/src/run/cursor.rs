@@ -168,7 +168,6 @@ impl Cursor {
         Entry { bucket: self.block.bucket, key: &self.key, stamp: self.stamp, expires: self.expires }
     }
 
-    #[cfg(any(test, feature = "testing"))]
     /// Offset in the run: how much of it was read.
     pub(crate) fn offset(&self) -> u64 {
         self.at as u64

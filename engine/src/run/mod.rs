@@ -11,7 +11,6 @@ mod cursor;
 pub(crate) mod format;
 mod writer;
 
-#[cfg(any(test, feature = "testing"))]
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -120,8 +119,9 @@ impl Run {
         Ok(run)
     }
 
+    /// All of the file.
     #[inline]
-    fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         match &self.bytes {
             Bytes::File(region) => region.slice(0..region.bytes()).unwrap_or_default(),
             Bytes::Memory(bytes) => bytes,
@@ -192,8 +192,13 @@ impl Run {
         (at >= block.entries_at).then_some((at, block.entries.checked_sub(i * RESTART_ENTRIES)?))
     }
 
+    /// Compares the checksum of every block again, whether that was done before or not; those that do not match.
+    pub(crate) fn damaged_blocks(&self) -> Vec<Damaged> {
+        self.checked.iter().for_each(|bits| bits.store(0, Ordering::Relaxed));
+        (0..self.blocks()).filter_map(|i| self.block(i).err()).collect()
+    }
+
     /// Reads all of it: every checksum, the order, the counts.
-    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn check(self: &Arc<Run>) -> Result<(), Damaged> {
         let mut cursor = Cursor::first(self)?;
         let mut before: Option<(u64, Vec<u8>)> = None;

@@ -64,7 +64,7 @@ pub fn cuts(seed: u64, count: u64) -> Result<u64, String> {
     Ok(done)
 }
 
-fn store(seed: u64) -> Result<(Image, Run), String> {
+pub(super) fn store(seed: u64) -> Result<(Image, Run), String> {
     let mut run = Run::new(SimDisk::new(Image::new(), seed), seed);
     for i in 0..40 {
         caught(|| run.step()).map_err(|what| format!("seed {seed}, step {i}, without a fault: {what}"))?;

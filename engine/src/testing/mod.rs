@@ -4,12 +4,14 @@
 //! `workload` drives a store by seed and tells `model` what it was told; `crash` and `faults` judge what is left by it. The
 //! functions in this file must return for any input: no panic, no hang, no allocation beyond the input's size.
 
+pub mod backup;
 pub mod crash;
 pub mod damage;
 pub mod faults;
 pub(crate) mod model;
 #[cfg(test)]
 mod tests;
+pub mod verify;
 mod workload;
 
 use std::sync::Arc;

@@ -466,6 +466,11 @@ impl Run {
         }
     }
 
+    /// Says that all commits so far are on the disk, by a way of their own.
+    pub(crate) fn all_is_durable(&mut self) {
+        self.history.acknowledge(self.disk.now());
+    }
+
     pub(crate) fn store(&self) -> Option<&Store> {
         self.store.as_ref()
     }

@@ -70,6 +70,43 @@ pub(crate) enum Command {
         #[arg(long, default_value = STORE_DEFAULT)]
         store: PathBuf,
     },
+    /// Back up a store that no other process has open. A host that has it open calls `Store::backup` of the crate `kvasi`, while
+    /// its guests go on.
+    ///
+    /// What is sealed is shared by hard links where TO is on the same file system: quick, but no help against a disk that
+    /// fails. Exit 0: made; 2: not made.
+    Backup {
+        /// The directory of the store.
+        dir: PathBuf,
+        /// The directory of the backup: absent or empty. A backup is a store.
+        to: PathBuf,
+    },
+    /// Make a store from a backup, after reading and checking all of it. Exit 0: made; 2: not made.
+    Restore {
+        /// The directory of the backup, or of any store that is not open.
+        from: PathBuf,
+        /// The directory of the store: absent or empty.
+        dir: PathBuf,
+    },
+    /// Read and check every byte of a store that is not open, and change nothing; also one that does not open any more.
+    ///
+    /// A host that has it open calls `Store::verify`. Exit 0: all is as it was written; 1: something is not, a line each;
+    /// 2: could not be begun.
+    Verify {
+        /// The directory of the store.
+        dir: PathBuf,
+        /// Write one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write counters and sizes of a store that is not open. Exit 0: done; 2: it does not open.
+    Stats {
+        /// The directory of the store.
+        dir: PathBuf,
+        /// Write one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Which bucket of which store.

@@ -13,6 +13,18 @@ impl Failure {
         Failure(text.into())
     }
 
+    /// As [`Failure::store`]; of a store that its host has open, what the host can do.
+    pub(crate) fn store_or_host(dir: &Path, error: &kvasi::Error) -> Self {
+        if error.kind() != ErrorKind::Locked {
+            return Failure::store(dir, error);
+        }
+        Failure(format!(
+            "store {}: {error}\n  or have that process do it: Store::backup, Store::verify and Store::stats of the crate \
+             kvasi work beside its guests",
+            dir.display()
+        ))
+    }
+
     /// The engine's reason, and the way out by its kind.
     pub(crate) fn store(dir: &Path, error: &kvasi::Error) -> Self {
         let advice = match error.kind() {

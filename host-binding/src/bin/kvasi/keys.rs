@@ -89,7 +89,7 @@ fn writable(dir: &Path, create: bool) -> Result<Store, Failure> {
     Store::open(dir, Options::new().create(create)).map_err(|error| Failure::store(dir, &error))
 }
 
-fn there(dir: &Path) -> Result<(), Failure> {
+pub(crate) fn there(dir: &Path) -> Result<(), Failure> {
     if dir.exists() {
         return Ok(());
     }
@@ -108,7 +108,7 @@ fn created(at: &At) -> Result<Bucket, Failure> {
 }
 
 /// Writes to standard output; a reader that has seen enough is no failure.
-fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<ExitCode, Failure> {
+pub(crate) fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<ExitCode, Failure> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     match write(&mut out).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
