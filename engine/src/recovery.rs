@@ -182,7 +182,7 @@ fn reopen(disk: &Arc<dyn Disk>, superblock: Superblock) -> Result<Recovered> {
         }
     }
 
-    let base = segments.iter().map(|s| s.entry.base + s.entry.capacity).max().unwrap_or(0);
+    let base = state.next_base;
     if !disk.read_only() {
         manifest.take_over()?;
         for segment in segments.split_off(kept) {

@@ -68,6 +68,8 @@ pub(crate) struct State {
     pub(crate) closed: Option<(u64, u64)>,
     /// First segment number never used.
     pub(crate) next_segment: u64,
+    /// First log position behind all segments that ever were.
+    pub(crate) next_base: u64,
     /// By the first log position that they cover. No two cover the same.
     pub(crate) runs: BTreeMap<u64, RunEntry>,
     /// First run number never used.
@@ -86,6 +88,7 @@ impl State {
             Edit::Add { segment, base, capacity } => {
                 self.segments.insert(segment, Entry { base, capacity, sealed: None });
                 self.next_segment = self.next_segment.max(segment.checked_add(1)?);
+                self.next_base = self.next_base.max(base.checked_add(capacity)?);
             }
             Edit::Seal { segment, end } => self.segments.get_mut(&segment)?.sealed = Some(end),
             Edit::Remove { segment } => {
@@ -128,8 +131,8 @@ impl State {
             edits.extend(entry.sealed.map(|end| Edit::Seal { segment, end }));
         }
         if let Some(last) = self.next_segment.checked_sub(1).filter(|n| !self.segments.contains_key(n)) {
-            // Keeps the number from being used again.
-            edits.push(Edit::Add { segment: last, base: 0, capacity: 0 });
+            // Keeps the number, and the positions, from being used again.
+            edits.push(Edit::Add { segment: last, base: self.next_base, capacity: 0 });
             edits.push(Edit::Remove { segment: last });
         }
         if let Some(last) = self.next_run.checked_sub(1).filter(|n| self.runs.values().all(|run| run.number != *n)) {

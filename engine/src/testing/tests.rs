@@ -196,3 +196,30 @@ fn one_seed_is_one_run_to_the_byte() {
         assert!(recording(seed) == recording(seed), "seed {seed}");
     }
 }
+
+#[test]
+fn a_position_that_a_crash_took_is_never_used_again_also_if_recovery_is_cut() {
+    let (disk, store) = new();
+    make_next_ready(&store);
+    let bucket = store.bucket("b").unwrap().with_durability(Durability::Os);
+    bucket.set(b"rest", &[1; 1200]).unwrap();
+    let mut lost = bucket.set(b"next", &[2; 1200]).unwrap();
+    for key in 0..8u8 {
+        lost = bucket.set(&[key], &[3; 700]).unwrap();
+    }
+    let disk = power_cut(&disk, Variant::AllLost);
+    drop(open(&disk).unwrap());
+    let (base, ops) = disk.recording();
+    let mut platter = crate::io::sim::Platter::new(&base);
+    for moment in 0..=ops.len() {
+        for variant in platter.variants(2, 7) {
+            let cut = SimDisk::new(platter.image(variant), 3);
+            let store = open(&cut).unwrap();
+            let version = store.bucket("b").unwrap().set(b"new", b"").unwrap();
+            assert!(version > lost, "cut before op {moment}, {variant:?}: {version:?} comes after {lost:?}");
+        }
+        if let Some(op) = ops.get(moment) {
+            platter.apply(op);
+        }
+    }
+}
