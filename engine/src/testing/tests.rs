@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::model;
-use crate::io::sim::{Failure, Fault, Image, SimDisk, Variant};
+use crate::io::sim::{Failure, Fault, Image, Platter, SimDisk, Variant};
 use crate::io::{Disk, write_full};
 use crate::manifest::Manifest;
 use crate::manifest::edit::Edit;
@@ -62,6 +62,36 @@ fn a_tail_cut_once_is_no_damage_when_more_was_synced_behind_it() {
     let store = open(&power_cut(&disk, Variant::AllLost)).unwrap();
     assert_eq!(model::read(&store).unwrap()["b"].len(), 2);
     assert_eq!(store.report().bytes_cut, 0, "the first open has told of it");
+}
+
+#[test]
+fn a_log_whose_beginning_is_lost_is_removed_from_its_end() {
+    let (disk, store) = {
+        let disk = SimDisk::new(Image::new(), 1);
+        let store = Store::without_worker(Arc::new(disk.clone()), options().durability(Durability::Os)).unwrap();
+        (disk, store)
+    };
+    let bucket = store.bucket("b").unwrap();
+    for key in [b"one", b"two", b"six"] {
+        bucket.set(key, &[1; 3500]).unwrap();
+    }
+    // One write lost of all that was not synced: the link of the first segment, among others.
+    let mut emptied = 0;
+    for lost in 0..12 {
+        let disk = power_cut(&disk, Variant::WithoutOne(lost));
+        let found = model::read(&open(&disk).unwrap()).unwrap();
+        emptied += u32::from(found.is_empty());
+        let (image, ops) = disk.recording();
+        let mut platter = Platter::new(&image);
+        for op in &ops {
+            platter.apply(op);
+            for variant in [Variant::AllLost, Variant::AllKept] {
+                let again = open(&SimDisk::new(platter.image(variant), 3)).unwrap();
+                assert_eq!(model::read(&again).unwrap(), found, "without {lost}, {variant:?}");
+            }
+        }
+    }
+    assert!(emptied > 0);
 }
 
 #[test]
