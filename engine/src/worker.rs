@@ -199,7 +199,8 @@ impl Jobs {
     /// One round: the next segment, syncs that are due, seals, a step each of making runs, merging and
     /// cleaning. With `interval`, everything logged is synced, not only what somebody waits for.
     fn step(&mut self, commits: &Commits, interval: bool) -> Result<Next> {
-        let prepared = commits.log.prepare_space();
+        // While nobody writes, it would only be given back again.
+        let prepared = if self.quiet { Ok(()) } else { commits.log.prepare_space() };
         if prepared.as_ref().is_err_and(|e| e.kind() != ErrorKind::NoSpace) {
             // Nothing more is written or synced.
             return prepared.map(|()| Next::WhenRung);
@@ -230,6 +231,11 @@ impl Jobs {
         if commits.log.has_retired() {
             commits.log.free_slots_of_retired();
         }
+        // Not by what is retired, whose readers may be anybody's: what reaches the disk depends on this store alone.
+        let idle = self.quiet && cleaning == Progress::None && !made_runs && !more_closed;
+        if idle && commits.log.has_space_to_give_back() {
+            commits.log.give_back_space()?;
+        }
         Ok(match cleaning {
             _ if made_runs || more_closed => Next::AtOnce,
             Progress::Some => Next::AtOnce,
@@ -237,12 +243,7 @@ impl Jobs {
             Progress::None if commits.log.has_retired() => Next::Soon,
             // What is to be done when nobody writes is done after a rest in which nobody wrote.
             Progress::None if !self.quiet && self.puts_off(commits) => Next::Soon,
-            Progress::None => {
-                if self.quiet && commits.log.has_space_to_give_back() {
-                    commits.log.give_back_space()?;
-                }
-                Next::WhenRung
-            }
+            Progress::None => Next::WhenRung,
         })
     }
 }
