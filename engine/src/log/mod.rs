@@ -274,7 +274,14 @@ impl Log {
         }
         let least = (reserved + bytes + kept).min(capacity);
         if limit < least {
-            return self.prepare(active, least, (limit + PREPARED_BYTES_MAX).min(limit + prepared_at_a_time(capacity)));
+            let wanted = limit + prepared_at_a_time(capacity).min(PREPARED_BYTES_MAX);
+            return match self.prepare(active, least, wanted) {
+                // What is kept for deletes stands in the next segment by now.
+                Err(e) if e.kind() == ErrorKind::NoSpace && grow.next.is_some() => {
+                    self.rotate(&mut grow, active, bytes, guard)
+                }
+                prepared => prepared,
+            };
         }
         if kept > 0 && limit == capacity {
             self.prepare_next(&mut grow)?;

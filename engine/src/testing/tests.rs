@@ -214,6 +214,31 @@ fn deletes_go_on_where_the_disk_is_full() {
 }
 
 #[test]
+fn deletes_go_on_where_the_disk_is_full_and_what_is_kept_for_them_is_in_the_next_segment() {
+    let (disk, store) = new();
+    let bucket = store.bucket("b").unwrap();
+    for key in 0..50u32 {
+        bucket.set(&key.to_le_bytes(), &[1; 40]).unwrap();
+    }
+    // Rounds with writes between them make the next segment ready, those without give back what is ahead.
+    let mut jobs = Jobs::default();
+    for _ in 0..2 {
+        jobs.round(&store.0.commits, false);
+        bucket.set(b"key", &[1; 40]).unwrap();
+    }
+    for _ in 0..20 {
+        jobs.round(&store.0.commits, false);
+    }
+    disk.set_quota(Some(disk.used_bytes()));
+    let full = (0..100u32).find_map(|_| bucket.set(b"key", &[1; 40]).err()).unwrap();
+    assert_eq!(full.kind(), ErrorKind::NoSpace);
+    for key in 0..8u32 {
+        assert!(bucket.delete(&key.to_le_bytes()).unwrap());
+    }
+    assert_eq!(disk.violation(), None);
+}
+
+#[test]
 fn one_seed_is_one_run_to_the_byte() {
     let recording = |seed| {
         let mut run = super::workload::Run::new(SimDisk::new(Image::new(), seed), seed);
