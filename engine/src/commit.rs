@@ -24,7 +24,7 @@ use crate::catalogue::Catalogue;
 use crate::directory::{Directory, PendingWrite, Place, ShardGuard};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::KeyIndex;
-use crate::log::record::{Kind, Record};
+use crate::log::record::{Kind, Purpose, Record};
 use crate::log::replay::Parsed;
 use crate::log::{Appended, Found, Log, Space};
 use crate::options::{BATCH_BYTES_MAX, Durability, KEY_BYTES_MAX, VALUE_BYTES_MAX};
@@ -297,8 +297,8 @@ impl Commits {
 
     /// Space in the log. A failure to make some, other than for want of it on the disk, leaves the state of the disk unknown.
     #[inline]
-    fn reserve<'g>(&self, bytes: u64, frees: bool, guard: &'g Guard) -> Result<Space<'g>> {
-        self.log.reserve(bytes, frees, guard).inspect_err(|e| {
+    fn reserve<'g>(&self, bytes: u64, purpose: Purpose, guard: &'g Guard) -> Result<Space<'g>> {
+        self.log.reserve(bytes, purpose, guard).inspect_err(|e| {
             if e.kind() != ErrorKind::NoSpace {
                 self.poison(e.clone());
             }
@@ -309,7 +309,7 @@ impl Commits {
     pub(crate) fn append(&self, record: &Record<'_>, guard: &Guard) -> Result<Appended> {
         let prepared = record.prepare();
         let bytes = prepared.bytes();
-        let mut space = self.reserve(bytes, record.frees_space(), guard)?;
+        let mut space = self.reserve(bytes, record.purpose(), guard)?;
         let appended = space.appended(0, bytes);
         space.fill(0, &prepared);
         space.segment.count(record.kind, bytes);
@@ -329,7 +329,7 @@ impl Commits {
         let prepared = record.prepare();
         let bytes = prepared.bytes();
         let mut group = self.group.lock();
-        let mut space = self.reserve(bytes, record.frees_space(), guard)?;
+        let mut space = self.reserve(bytes, record.purpose(), guard)?;
         let appended = space.appended(0, bytes);
         let write = PendingWrite { hash, place: appended.place, end: appended.end };
         group.queue.push_back(Queued { end: appended.end, writes: Writes::One(write) });
@@ -407,7 +407,8 @@ impl Commits {
 
         let waits = durability.waits_for_disk() || shards.any_pending();
         let mut group = waits.then(|| self.group.lock());
-        let mut space = self.reserve(total, writes.iter().all(|write| write.value.is_none()), guard)?;
+        let frees = writes.iter().all(|write| write.value.is_none());
+        let mut space = self.reserve(total, if frees { Purpose::Freeing } else { Purpose::Growth }, guard)?;
         let end = space.appended(0, total).end;
         let mut at = header.bytes();
         let places: Vec<PendingWrite> = writes

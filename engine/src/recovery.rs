@@ -185,7 +185,9 @@ fn reopen(disk: &Arc<dyn Disk>, superblock: Superblock) -> Result<Recovered> {
     let base = state.next_base;
     if !disk.read_only() {
         manifest.take_over()?;
-        for segment in segments.split_off(kept) {
+        // The newest first: cut short, what is left still ends where it was found to end. Without the first of all, the next
+        // would pass for the beginning of the log.
+        for segment in segments.split_off(kept).into_iter().rev() {
             let name = segment.name();
             manifest.append(Edit::Remove { segment: segment.number })?;
             drop(segment);

@@ -319,7 +319,9 @@ impl Check {
             let name = checkpoint::file_name(entry.number);
             match Checkpoint::open(&**disk, entry, superblock.store) {
                 Some(_) => self.read(disk.open(&name).and_then(|file| file.len()).unwrap_or_default()),
-                None => self.found(&name, 0, FindingKind::Checkpoint, "the directory checkpoint is not what was written"),
+                None => {
+                    self.found(&name, 0, FindingKind::Checkpoint, "the directory checkpoint is not what was written")
+                }
             }
         }
         for name in disk.list().unwrap_or_default() {

@@ -207,7 +207,8 @@ impl Jobs {
     /// One round: the next segment, syncs that are due, seals, a step each of making runs, merging and
     /// cleaning. With `interval`, everything logged is synced, not only what somebody waits for.
     fn step(&mut self, commits: &Commits, interval: bool) -> Result<Next> {
-        let prepared = commits.log.prepare_space();
+        // While nobody writes, it would only be given back again.
+        let prepared = if self.quiet { Ok(()) } else { commits.log.prepare_space() };
         if prepared.as_ref().is_err_and(|e| e.kind() != ErrorKind::NoSpace) {
             // Nothing more is written or synced.
             return prepared.map(|()| Next::WhenRung);
@@ -243,6 +244,11 @@ impl Jobs {
         if commits.log.has_retired() && !self.checkpointer.is_writing() {
             commits.log.free_slots_of_retired();
         }
+        // Not by what is retired, whose readers may be anybody's: what reaches the disk depends on this store alone.
+        let idle = self.quiet && cleaning == Progress::None && !made_runs && !more_closed;
+        if idle && commits.log.has_space_to_give_back() {
+            commits.log.give_back_space()?;
+        }
         Ok(match cleaning {
             _ if made_runs || more_closed || swept || checkpoint == Progress::Some => Next::AtOnce,
             Progress::Some => Next::AtOnce,
@@ -251,12 +257,7 @@ impl Jobs {
             Progress::None if commits.log.has_retired() => Next::Soon,
             // What is to be done when nobody writes is done after a rest in which nobody wrote.
             Progress::None if !self.quiet && self.puts_off(commits) => Next::Soon,
-            Progress::None => {
-                if self.quiet && commits.log.has_space_to_give_back() {
-                    commits.log.give_back_space()?;
-                }
-                Next::WhenRung
-            }
+            Progress::None => Next::WhenRung,
         })
     }
 }

@@ -53,6 +53,48 @@ fn overwriting_keeps_the_log_within_bounds_and_every_last_value() {
     check(&open(&dir));
 }
 
+/// Waits until the files take at most `bytes`.
+fn rests_at(dir: &tempfile::TempDir, store: &Store, bytes: u64) {
+    let start = Instant::now();
+    while files(dir) > bytes {
+        assert!(start.elapsed() < Duration::from_secs(600), "{} bytes, {:?}", files(dir), store.stats());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn at_rest_little_is_dead_or_kept_ready_and_the_log_goes_on_after() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path().join("store"), Options::new().durability(Durability::Os)).unwrap();
+    let bucket = store.bucket("b").unwrap();
+    let user_bytes = 40_000 * 1004;
+    for round in 0..3u8 {
+        for i in 0..40_000u32 {
+            bucket.set(&i.wrapping_mul(2_654_435_761).to_le_bytes(), &[round; 1000]).unwrap();
+        }
+        // Dead: a sixteenth. Ahead: an eighth and a bit of a segment, which is at most an eighth of the log. Key runs: 1 %.
+        rests_at(&dir, &store, user_bytes + user_bytes / 8);
+        for i in 0..40_000u32 {
+            let value = bucket.get(&i.wrapping_mul(2_654_435_761).to_le_bytes()).unwrap().unwrap();
+            assert_eq!(value[..], [round; 1000]);
+        }
+    }
+}
+
+#[test]
+fn segments_of_large_values_that_are_all_dead_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let bucket = store.bucket("b").unwrap();
+    for i in 0..400u32 {
+        bucket.set(&(i % 8).to_le_bytes(), &[i as u8; 64 << 10]).unwrap();
+    }
+    shrinks_to(&store, 2 * MIB);
+    for i in 392..400u32 {
+        assert_eq!(bucket.get(&(i % 8).to_le_bytes()).unwrap().unwrap()[..], [i as u8; 64 << 10]);
+    }
+}
+
 #[test]
 fn deleted_keys_stay_deleted_and_their_space_comes_back() {
     let dir = tempfile::tempdir().unwrap();

@@ -27,13 +27,13 @@ use parking_lot::Mutex;
 use super::disk::LOCK_FILE;
 use super::map::{Map, Private, Watch};
 use super::{Disk, File};
-use crate::{backup, checkpoint};
 use crate::manifest::edit::EDIT_BYTES;
 use crate::manifest::superblock::{self, Superblock};
 use crate::manifest::{self, Manifest};
 use crate::run;
 use crate::segment;
 use crate::testing::Random;
+use crate::{backup, checkpoint};
 
 /// What is on a disk: every file by name.
 pub(crate) type Image = BTreeMap<String, Arc<[u8]>>;
@@ -611,10 +611,8 @@ impl World {
             }
         }
         let written = |at: u64| at < range.end && at + EDIT_BYTES as u64 > range.start;
-        let missing = named
-            .iter()
-            .filter(|(_, at)| written(**at))
-            .map(|(number, _)| dir.clone() + &segment::file_name(*number));
+        let missing =
+            named.iter().filter(|(_, at)| written(**at)).map(|(number, _)| dir.clone() + &segment::file_name(*number));
         let missing = missing.into_iter().find(|name| !self.platter.is_durable(name, &SEGMENT_HEADER));
         if let Some(name) = missing {
             self.breach(format!("the manifest names {name}, whose header or name is not durable"));

@@ -32,7 +32,7 @@ use crate::manifest::superblock::Superblock;
 use crate::manifest::{self, CheckpointEntry, Manifest};
 use crate::run;
 use crate::segment::{self, HEADER_BYTES, Header, Segment};
-use record::{Prepared, Record};
+use record::{Prepared, Purpose, Record};
 
 /// Bytes of an address slot; a larger segment takes several.
 pub(crate) const SLOT_BYTES: u64 = 64 << 20;
@@ -225,12 +225,18 @@ impl Log {
     }
 
     /// Takes `bytes` bytes of the active segment, moving on to the next one if this one is full. While there is no next
-    /// one, the last eighth of its size is only for what `frees` space: deletes and the cleaner go on where the disk is full.
+    /// one, an eighth of its size is kept for what frees space, and half of that for deletes alone: they and the cleaner go on
+    /// where the disk is full.
     #[inline]
-    pub(crate) fn reserve<'g>(&self, bytes: u64, frees: bool, guard: &'g Guard) -> Result<Space<'g>> {
+    pub(crate) fn reserve<'g>(&self, bytes: u64, purpose: Purpose, guard: &'g Guard) -> Result<Space<'g>> {
         loop {
             let segment = self.active.load(guard);
-            let kept = if frees || self.next_ready.load(Ordering::Relaxed) { 0 } else { segment.kept_bytes() };
+            let kept = match purpose {
+                Purpose::Freeing => 0,
+                _ if self.next_ready.load(Ordering::Relaxed) => 0,
+                Purpose::Cleaning => segment.kept_bytes() / 2,
+                Purpose::Growth => segment.kept_bytes(),
+            };
             match segment.region.reserve_keeping(bytes, kept) {
                 Ok(reservation) => {
                     let (start, end) = (reservation.at(), reservation.at() + bytes);
@@ -294,7 +300,14 @@ impl Log {
         }
         let least = (reserved + bytes + kept).min(capacity);
         if limit < least {
-            return self.prepare(active, least, (limit + PREPARED_BYTES_MAX).min(limit + prepared_at_a_time(capacity)));
+            let wanted = limit + prepared_at_a_time(capacity).min(PREPARED_BYTES_MAX);
+            return match self.prepare(active, least, wanted) {
+                // What is kept for deletes stands in the next segment by now.
+                Err(e) if e.kind() == ErrorKind::NoSpace && grow.next.is_some() => {
+                    self.rotate(&mut grow, active, bytes, guard)
+                }
+                prepared => prepared,
+            };
         }
         if kept > 0 && limit == capacity {
             self.prepare_next(&mut grow)?;

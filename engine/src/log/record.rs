@@ -50,6 +50,16 @@ pub(crate) enum Kind {
     Batch = 3,
 }
 
+/// What a record is written for: who may have the last space there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Growth,
+    /// The cleaner moves it; space comes back when all of a segment is moved.
+    Cleaning,
+    /// A delete.
+    Freeing,
+}
+
 /// A record to be written, or as read: borrowed parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Record<'a> {
@@ -104,10 +114,14 @@ impl<'a> Record<'a> {
         Record { kind: Kind::Batch, batch_bytes: bytes, ..Record::delete(members, &[]) }
     }
 
-    /// Whether space comes back by writing it: a delete, or what the cleaner moves.
+    /// What it is written for.
     #[inline]
-    pub(crate) fn frees_space(&self) -> bool {
-        self.kind == Kind::Delete || self.moved.is_some()
+    pub(crate) fn purpose(&self) -> Purpose {
+        match self.kind {
+            _ if self.moved.is_some() => Purpose::Cleaning,
+            Kind::Delete => Purpose::Freeing,
+            _ => Purpose::Growth,
+        }
     }
 
     /// Bytes before the key.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::model;
-use crate::io::sim::{Failure, Fault, Image, SimDisk, Variant};
+use crate::io::sim::{Failure, Fault, Image, Platter, SimDisk, Variant};
 use crate::io::{Disk, write_full};
 use crate::manifest::Manifest;
 use crate::manifest::edit::Edit;
@@ -62,6 +62,36 @@ fn a_tail_cut_once_is_no_damage_when_more_was_synced_behind_it() {
     let store = open(&power_cut(&disk, Variant::AllLost)).unwrap();
     assert_eq!(model::read(&store).unwrap()["b"].len(), 2);
     assert_eq!(store.report().bytes_cut, 0, "the first open has told of it");
+}
+
+#[test]
+fn a_log_whose_beginning_is_lost_is_removed_from_its_end() {
+    let (disk, store) = {
+        let disk = SimDisk::new(Image::new(), 1);
+        let store = Store::without_worker(Arc::new(disk.clone()), options().durability(Durability::Os)).unwrap();
+        (disk, store)
+    };
+    let bucket = store.bucket("b").unwrap();
+    for key in [b"one", b"two", b"six"] {
+        bucket.set(key, &[1; 3500]).unwrap();
+    }
+    // One write lost of all that was not synced: the link of the first segment, among others.
+    let mut emptied = 0;
+    for lost in 0..12 {
+        let disk = power_cut(&disk, Variant::WithoutOne(lost));
+        let found = model::read(&open(&disk).unwrap()).unwrap();
+        emptied += u32::from(found.is_empty());
+        let (image, ops) = disk.recording();
+        let mut platter = Platter::new(&image);
+        for op in &ops {
+            platter.apply(op);
+            for variant in [Variant::AllLost, Variant::AllKept] {
+                let again = open(&SimDisk::new(platter.image(variant), 3)).unwrap();
+                assert_eq!(model::read(&again).unwrap(), found, "without {lost}, {variant:?}");
+            }
+        }
+    }
+    assert!(emptied > 0);
 }
 
 #[test]
@@ -181,6 +211,31 @@ fn deletes_go_on_where_the_disk_is_full() {
     bucket.set(b"key", &[1; 40]).unwrap();
     let seen = model::read(&open(&power_cut(&disk, Variant::AllLost)).unwrap()).unwrap();
     assert_eq!(seen["b"].len(), keys as usize - 8 + 1);
+}
+
+#[test]
+fn deletes_go_on_where_the_disk_is_full_and_what_is_kept_for_them_is_in_the_next_segment() {
+    let (disk, store) = new();
+    let bucket = store.bucket("b").unwrap();
+    for key in 0..50u32 {
+        bucket.set(&key.to_le_bytes(), &[1; 40]).unwrap();
+    }
+    // Rounds with writes between them make the next segment ready, those without give back what is ahead.
+    let mut jobs = Jobs::default();
+    for _ in 0..2 {
+        jobs.round(&store.0.commits, false);
+        bucket.set(b"key", &[1; 40]).unwrap();
+    }
+    for _ in 0..20 {
+        jobs.round(&store.0.commits, false);
+    }
+    disk.set_quota(Some(disk.used_bytes()));
+    let full = (0..100u32).find_map(|_| bucket.set(b"key", &[1; 40]).err()).unwrap();
+    assert_eq!(full.kind(), ErrorKind::NoSpace);
+    for key in 0..8u32 {
+        assert!(bucket.delete(&key.to_le_bytes()).unwrap());
+    }
+    assert_eq!(disk.violation(), None);
 }
 
 #[test]
