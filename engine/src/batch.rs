@@ -3,7 +3,7 @@
 use crossbeam_epoch as epoch;
 
 use crate::bucket::Bucket;
-use crate::commit::{Told, Write};
+use crate::commit::{PREFETCHED, Told, Write};
 use crate::directory::Seen;
 use crate::error::{Error, Result};
 use crate::pending::Commit;
@@ -93,9 +93,12 @@ impl Bucket {
         let mut answers = Vec::with_capacity(keys.len());
         commits.directory.snapshot(&mut seen, |seen| {
             answers.clear();
-            for (i, (key, seen)) in keys.iter().zip(seen).enumerate() {
-                let found = commits.get_hashed(seen.hash, self.entry.id, key.as_ref(), guard)?;
-                answers.push(make(i, found.map(|found| Value::new(&found, guard))));
+            for (keys, seen) in keys.chunks(PREFETCHED).zip(seen.chunks(PREFETCHED)) {
+                commits.prefetch(seen.iter().map(|seen| seen.hash), guard);
+                for (key, seen) in keys.iter().zip(seen) {
+                    let found = commits.get_hashed(seen.hash, self.entry.id, key.as_ref(), guard)?;
+                    answers.push(make(answers.len(), found.map(|found| Value::new(&found, guard))));
+                }
             }
             Ok(())
         })?;

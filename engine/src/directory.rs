@@ -70,6 +70,21 @@ impl<T: Send + Sync + 'static> Drop for Cell<T> {
     }
 }
 
+/// Asks for the cache line that begins or lies at `at`, without waiting for it. A hint: several misses are under way at
+/// once where a probe after a probe would wait for each.
+#[inline]
+pub(crate) fn prefetch<T: ?Sized>(at: &T) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: a prefetch changes nothing that a program can see and cannot fault, whatever the address; this one is that
+    // of a live reference. SSE, which has the instruction, is part of every x86-64.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast());
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = at;
+}
+
 /// Bits of a word that are a place.
 pub(crate) const PLACE_BITS: u32 = 37;
 const PLACE_MASK: u64 = (1 << PLACE_BITS) - 1;
@@ -446,6 +461,33 @@ impl Directory {
         part.find(part.tag(hash), is_it)
     }
 
+    /// Asks for the lines that will be looked at for these keys, then hands every place that their home lines hold for them
+    /// to `ask`, so that the records can be asked for as well. Only hints: what is found later is what counts.
+    #[inline]
+    pub(crate) fn prefetch(
+        &self,
+        hashes: impl Iterator<Item = u64> + Clone,
+        guard: &Guard,
+        mut ask: impl FnMut(Place),
+    ) {
+        for hash in hashes.clone() {
+            let table = self.shard(hash).table.load(guard);
+            let part = &table.parts[table.index(hash)];
+            prefetch(&part.lines[part.home(part.tag(hash))]);
+        }
+        for hash in hashes {
+            let table = self.shard(hash).table.load(guard);
+            let part = &table.parts[table.index(hash)];
+            let tag = part.tag(hash);
+            for word in &part.lines[part.home(tag)].0 {
+                let word = word.load(Ordering::Relaxed);
+                if word & !PLACE_MASK == tag && word & PLACE_MASK > REMOVED {
+                    ask(Place(word & PLACE_MASK));
+                }
+            }
+        }
+    }
+
     /// Runs `read` over several keys so that all it saw was true at one instant. `read` may run several times.
     pub(crate) fn snapshot<T>(&self, keys: &mut [Seen], mut read: impl FnMut(&[Seen]) -> Result<T>) -> Result<T> {
         for _ in 0..SNAPSHOT_TRIES {
@@ -620,15 +662,7 @@ impl Directory {
     pub(crate) fn fetch(&self, hash: u64, guard: &Guard) {
         let table = self.shard(hash).table.load(guard);
         let part = &table.parts[table.index(hash)];
-        let line = &part.lines[part.home(part.tag(hash))];
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a hint about an address that is in a line; every processor of this kind knows it.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(line).cast());
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = line.0[0].load(Ordering::Relaxed);
+        prefetch(&part.lines[part.home(part.tag(hash))]);
     }
 
     /// Number of shards, for [`Directory::places`].

@@ -1,7 +1,7 @@
 //! Many threads on one store: nothing is lost, nothing is seen by halves, views stay what they were.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use kvasi::{Batch, Durability, ListOptions, Options, Store, Swap};
 
@@ -84,6 +84,50 @@ fn a_batch_is_seen_whole_or_not_at_all_across_buckets() {
                 }
             }
         });
+    });
+}
+
+/// More keys than are looked at together, each several times in one batch.
+#[test]
+fn of_equal_keys_in_a_batch_the_last_wins_for_every_reader() {
+    stores(|store| {
+        let bucket = store.bucket("b").unwrap();
+        let own = store.stats().keys;
+        let keys: Vec<String> = (0..250).map(|i| format!("key {i}")).collect();
+        let writers = AtomicU32::new(2);
+        let rounds = 20u32;
+        let check = || {
+            let seen = bucket.get_many(&keys).unwrap();
+            let first = seen[0].as_deref();
+            assert!(first.is_none_or(|value| value.len() == 4), "a value that was overwritten in its own batch");
+            assert!(seen.iter().all(|value| value.as_deref() == first));
+            assert!(!bucket.exists(b"set and deleted").unwrap());
+            first.map(|value| u32::from_le_bytes(value.try_into().unwrap()))
+        };
+        std::thread::scope(|scope| {
+            for writer in 0..2 {
+                let (bucket, keys, writers) = (&bucket, &keys, &writers);
+                scope.spawn(move || {
+                    for round in 0..rounds {
+                        let mut batch = Batch::new();
+                        keys.iter().for_each(|key| batch.set(bucket, key.as_bytes(), b"first"));
+                        batch.set(bucket, b"set and deleted", b"v");
+                        for key in keys.iter().rev() {
+                            batch.delete(bucket, key.as_bytes());
+                            batch.set(bucket, key.as_bytes(), &(2 * round + writer).to_le_bytes());
+                        }
+                        batch.delete(bucket, b"set and deleted");
+                        store.commit(&batch).unwrap();
+                    }
+                    writers.fetch_sub(1, Ordering::Release);
+                });
+            }
+            while writers.load(Ordering::Acquire) > 0 {
+                check();
+            }
+        });
+        assert!(check().unwrap() >= 2 * (rounds - 1), "the last batch is one of the writers' last");
+        assert_eq!(store.stats().keys, own + 250);
     });
 }
 

@@ -30,6 +30,8 @@ use std::time::Duration;
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 use parking_lot::{Condvar, Mutex};
 
+use crate::directory::prefetch;
+
 /// Set in `reserved` while nothing more may be appended.
 const CLOSED: u64 = 1 << 63;
 /// Added to `reserved` whenever it is opened again, so that a reservation that was begun before fails (rule 6). It wraps
@@ -42,6 +44,11 @@ const OFFSET: u64 = TURN - 1;
 const SPINS: u32 = 300;
 /// Longest sleep between two looks.
 const SLEEP_MAX: Duration = Duration::from_micros(200);
+
+/// Bytes of a cache line, or fewer.
+const LINE_BYTES: usize = 64;
+/// Lines that are asked for ahead of a read: head, key and 100 bytes of value.
+const PREFETCHED_LINES: usize = 3;
 
 /// Memory of a mapping, not yet a region: what the seam hands out.
 pub(crate) struct Map {
@@ -379,6 +386,13 @@ impl Region {
                 (range.end - range.start) as usize,
             )
         })
+    }
+
+    /// Asks for the cache lines from `at` on that a record of a short key and value takes. A hint.
+    #[inline]
+    pub(crate) fn prefetch(&self, at: u64) {
+        let bytes = self.slice(at..self.published()).unwrap_or_default();
+        bytes.iter().step_by(LINE_BYTES).take(PREFETCHED_LINES).for_each(prefetch);
     }
 
     /// Waits until the published bytes of `range` are on the disk. For anonymous memory there is nothing to wait for.

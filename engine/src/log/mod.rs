@@ -612,6 +612,14 @@ impl Log {
         }
     }
 
+    /// Asks for the memory of a record, as far as most reach.
+    #[inline]
+    pub(crate) fn prefetch(&self, place: Place, guard: &Guard) {
+        if let Ok((segment, offset)) = self.locate(place, guard) {
+            segment.region.prefetch(offset);
+        }
+    }
+
     /// The record at a place, with its segment and offset.
     #[inline]
     pub(crate) fn record<'g>(&self, place: Place, guard: &'g Guard) -> Result<Found<'g>> {
