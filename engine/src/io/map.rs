@@ -54,6 +54,7 @@ const PREFETCHED_LINES: usize = 3;
 pub(crate) struct Map {
     memory: MmapRaw,
     /// Of a file: the system has the bytes, whether or not this process has the pages.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux is told to let go of pages"))]
     of_file: bool,
     /// Who wants to know; there is no such field in production.
     #[cfg(feature = "testing")]
