@@ -16,6 +16,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crossbeam_epoch as epoch;
+
 use crate::error::{Error, Result};
 use crate::io::disk::{LOCK_FILE, RealDisk};
 use crate::io::{self, Disk};
@@ -65,7 +67,7 @@ impl Store {
     /// the backup survives a power cut.
     ///
     /// What is sealed is shared by hard links, where `to` is on the same file system: then the time taken does not depend on
-    /// the size of the store. Such a backup does not protect against a disk that fails, or that damages a file; one on
+    /// the size of the store, once the background has checked what the open did not read. Such a backup does not protect against a disk that fails, or that damages a file; one on
     /// another file system does. If it fails, what was made is removed again; if the machine stops, `to` holds something
     /// that is not opened as a store, and that is to be removed.
     ///
@@ -81,8 +83,8 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// `Invalid` if `to` is neither absent nor empty; `Locked` if it is in use; `Corrupt` if a file that has to be copied does
-    /// not hold what was written to it; `Poisoned` if the store is, or was closed; `NoSpace`, `Io`. The store itself is none
+    /// `Invalid` if `to` is neither absent nor empty; `Locked` if it is in use; `Corrupt` if a file does not hold what was
+    /// written to it; `Poisoned` if the store is, or was closed; `NoSpace`, `Io`. The store itself is none
     /// the worse, and goes on.
     pub fn backup(&self, to: impl AsRef<Path>) -> Result<BackupReport> {
         let to: Arc<dyn Disk> = Arc::new(RealDisk::open(to.as_ref(), true, refuse_used)?);
@@ -92,6 +94,7 @@ impl Store {
     /// As [`Store::backup`], onto any disk; with `links`, files are shared where they can be.
     pub(crate) fn backup_onto(&self, to: &Arc<dyn Disk>, links: bool) -> Result<BackupReport> {
         refuse_used(&**to)?;
+        self.check_unread()?;
         if !self.0.read_only {
             // What is acknowledged is in; also where nobody has waited for the disk yet.
             self.sync()?;
@@ -107,6 +110,12 @@ impl Store {
                 Err(e)
             }
         }
+    }
+
+    /// Checks what the open has not read: a backup of damage would be a store that does not open.
+    fn check_unread(&self) -> Result<()> {
+        let segments = self.0.commits.log.segments(&epoch::pin());
+        segments.iter().try_for_each(|segment| segment.check_unread())
     }
 
     /// The log of one moment, up to its end or to where it is `durable`, and the runs in use then, held so that they stay readable.
@@ -148,6 +157,7 @@ pub fn restore(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<BackupRep
 /// As [`restore`], on any disks; `to` is opened when `from` was found good.
 pub(crate) fn restore_onto(from: Arc<dyn Disk>, to: impl FnOnce() -> Result<Arc<dyn Disk>>) -> Result<BackupReport> {
     let store = Store::without_worker(from, Options::new())?;
+    store.check_unread()?;
     store.backup_onto(&to()?, false)
 }
 

@@ -26,25 +26,16 @@ impl Scrubber {
         if self.done {
             return false;
         }
-        let Some((segment, mut at)) = self.at.take().or_else(|| next(commits)) else {
+        let Some((segment, from)) = self.at.take().or_else(|| next(commits)) else {
             // What is logged from now on is not in question.
             self.done = true;
             return false;
         };
-        let (from, end) = (at, segment.unchecked());
-        while at < end && at < from + STEP_BYTES {
-            match segment.record(at, true) {
-                Ok((_, bytes)) => at += bytes,
-                Err(_) => {
-                    segment.mark_damaged();
-                    return true;
-                }
-            }
-        }
-        if at >= end {
-            segment.unchecked_before(0);
-        } else {
-            self.at = Some((segment, at));
+        let end = segment.unchecked();
+        match segment.check(from, end.min(from + STEP_BYTES)) {
+            Err(_) => segment.mark_damaged(),
+            Ok(at) if at >= end => segment.unchecked_before(0),
+            Ok(at) => self.at = Some((segment, at)),
         }
         true
     }

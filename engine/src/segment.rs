@@ -214,6 +214,25 @@ impl Segment {
         Record::parse(self.region.slice(offset..self.region.published()).ok_or(Defect::Malformed)?)
     }
 
+    /// Compares the records from `from` on with their checksums, up to the first that begins at or after `to`; where that is.
+    pub(crate) fn check(&self, from: u64, to: u64) -> crate::error::Result<u64> {
+        let mut at = from;
+        while at < to {
+            match self.record(at, true) {
+                Ok((_, bytes)) => at += bytes,
+                Err(defect) => return Err(self.corrupt(at, format_args!("no valid record ({defect:?})"))),
+            }
+        }
+        Ok(at)
+    }
+
+    /// Checks what the open left unread, if nobody has yet.
+    pub(crate) fn check_unread(&self) -> crate::error::Result<()> {
+        self.check(HEADER_BYTES, self.unchecked())?;
+        self.unchecked_before(0);
+        Ok(())
+    }
+
     /// Damage found at `offset`.
     #[cold]
     pub(crate) fn corrupt(&self, offset: u64, what: impl fmt::Display) -> Error {

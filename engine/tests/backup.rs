@@ -291,3 +291,30 @@ fn a_damaged_backup_is_not_restored() {
     }
     kvasi::restore(path("backup"), path("new")).unwrap();
 }
+
+#[test]
+fn damage_that_an_open_did_not_meet_is_neither_backed_up_nor_restored() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let store = Store::open(path("store"), options(Durability::Os)).unwrap();
+    let bucket = store.bucket("b").unwrap();
+    for i in 0..1000u32 {
+        bucket.set(&i.to_le_bytes(), &[i as u8; 300]).unwrap();
+    }
+    drop(bucket);
+    store.close().unwrap();
+    let (name, mut bytes) = files(&path("store")).into_iter().find(|(name, _)| name.ends_with(".log")).unwrap();
+    bytes[20_000] ^= 1;
+    std::fs::write(path("store").join(&name), &bytes).unwrap();
+
+    let store = Store::open(path("store"), options(Durability::Os)).unwrap();
+    assert!(store.report().checkpoint, "the open has not read it");
+    for to in ["here", "there"] {
+        let error = store.backup(path(to)).unwrap_err();
+        assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains(&name), "{error}");
+        assert_eq!(Store::open(path(to), Options::new().create(false)).unwrap_err().kind(), ErrorKind::Format);
+    }
+    drop(store);
+    assert_eq!(kvasi::restore(path("store"), path("new")).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert!(!path("new").exists());
+}

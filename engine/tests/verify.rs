@@ -98,40 +98,51 @@ fn make(dir: &Path) -> PathBuf {
     path
 }
 
-fn first_log(path: &Path) -> PathBuf {
+/// The first file of that kind.
+fn with_extension(path: &Path, extension: &str) -> PathBuf {
     let names = std::fs::read_dir(path).unwrap().map(|file| file.unwrap().path());
-    let mut logs: Vec<PathBuf> = names.filter(|p| p.extension().is_some_and(|e| e == "log")).collect();
-    logs.sort();
-    logs.remove(0)
+    names.filter(|p| p.extension().is_some_and(|e| e == extension)).min().unwrap()
 }
 
 #[test]
-fn damage_that_stops_a_store_is_told_byte_by_byte() {
+fn damage_is_told_byte_by_byte_whether_or_not_it_stops_the_store() {
     let dir = tempfile::tempdir().unwrap();
     let path = make(dir.path());
     assert_eq!(kvasi::verify(&path).unwrap().findings, []);
-    let log = first_log(&path);
+    let log = with_extension(&path, "log");
     let mut bytes = std::fs::read(&log).unwrap();
     for at in [5_000, 20_000, 40_000] {
         bytes[at] ^= 1;
     }
     std::fs::write(&log, &bytes).unwrap();
-    let before: Vec<_> = std::fs::read_dir(&path).unwrap().map(|f| f.unwrap().file_name()).collect();
+    // An open from the checkpoint does not read it, and an open without one fails.
+    told(&path, &log, true);
+    std::fs::remove_file(with_extension(&path, "dir")).unwrap();
+    assert_eq!(Store::open(&path, options()).unwrap_err().kind(), ErrorKind::Corrupt);
+    told(&path, &log, false);
+
+    std::fs::remove_file(&log).unwrap();
     let report = kvasi::verify(&path).unwrap();
-    assert_eq!(report.findings.len(), 3, "{report:?}");
+    let missing = report.findings.iter().find(|f| Some(f.file.as_str()) == log.file_name().and_then(|n| n.to_str()));
+    assert!(missing.is_some_and(|f| f.kind == FindingKind::File && f.what.contains("missing")), "{report:?}");
+}
+
+/// The three damaged records are found, nothing else is but a missing checkpoint, and no file is changed.
+fn told(path: &Path, log: &Path, opens: bool) {
+    let names = || std::fs::read_dir(path).unwrap().map(|f| f.unwrap().file_name()).collect::<Vec<_>>();
+    let before = names();
+    let mut report = kvasi::verify(path).unwrap();
+    assert_eq!(report.opens, opens, "{report:?}");
+    let all = report.findings.len();
+    report.findings.retain(|finding| finding.kind != FindingKind::Checkpoint);
+    assert_eq!((all - report.findings.len(), report.findings.len()), (usize::from(!opens), 3), "{report:?}");
     for (finding, at) in report.findings.iter().zip([5_000, 20_000, 40_000]) {
         assert_eq!(finding.kind, FindingKind::Record);
         assert!(finding.offset <= at && at < finding.offset + 400, "{finding}");
         assert_eq!(Some(finding.file.as_str()), log.file_name().and_then(|name| name.to_str()));
     }
     assert!(report.records > 990, "what is not damaged is read: {report:?}");
-    let after: Vec<_> = std::fs::read_dir(&path).unwrap().map(|f| f.unwrap().file_name()).collect();
-    assert_eq!(before, after);
-
-    std::fs::remove_file(&log).unwrap();
-    let report = kvasi::verify(&path).unwrap();
-    assert_eq!((report.findings.len(), report.findings[0].kind), (1, FindingKind::File), "{report:?}");
-    assert!(report.findings[0].what.contains("missing"));
+    assert_eq!(before, names());
 }
 
 #[test]

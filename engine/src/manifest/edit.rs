@@ -39,7 +39,8 @@ pub(crate) enum Edit {
     /// This directory checkpoint takes the place of the one before. It holds the directory as of `from`, or newer, and
     /// points at nothing from `end` on. Its file and name are on the disk, and so is the log before `end`.
     AddCheckpoint { number: u64, from: u64, end: u64 },
-    /// There is no checkpoint any more; its file may still be there.
+    /// There is no checkpoint any more; its file may still be there. Where there was none, it keeps the number from being used
+    /// again.
     RemoveCheckpoint { number: u64 },
 }
 
