@@ -4,7 +4,8 @@
 
 use crate::failure::Failure;
 use crate::keys::{print, there};
-use kvasi::{BackupReport, Error, ErrorKind, Options, Stats, Store, VerifyReport};
+use kvasi::{BackupReport, Error, ErrorKind, Finding, Options, Stats, Store, VerifyReport};
+use serde_json::{Map, Value, json};
 use std::fmt::Write;
 use std::path::Path;
 use std::process::ExitCode;
@@ -39,7 +40,7 @@ pub(crate) fn stats(dir: &Path, json: bool) -> Result<ExitCode, Failure> {
     let stats = open(dir)?.stats();
     let figures = figures(&stats);
     let text = if json {
-        json_object(&figures) + "\n"
+        json_object(figures.into_iter().map(|(name, value)| (name, value.into())))
     } else {
         figures.iter().map(|(name, value)| format!("{name:16} {value}\n")).collect()
     };
@@ -98,22 +99,13 @@ fn verify_text(report: &VerifyReport) -> String {
 }
 
 fn verify_json(report: &VerifyReport) -> String {
-    let findings: Vec<String> = report
-        .findings
-        .iter()
-        .map(|finding| {
-            format!(
-                "{{\"file\":{},\"offset\":{},\"kind\":{},\"what\":{}}}",
-                quoted(&finding.file),
-                finding.offset,
-                quoted(&format!("{:?}", finding.kind)),
-                quoted(&finding.what)
-            )
-        })
-        .collect();
-    let counts = json_object(&counts(report));
-    let counts = counts.trim_end_matches('}');
-    format!("{counts},\"opens\":{},\"findings\":[{}]}}\n", report.opens, findings.join(","))
+    let found = |finding: &Finding| {
+        let Finding { file, offset, kind, what, .. } = finding;
+        json!({ "file": file, "offset": offset, "kind": format!("{kind:?}"), "what": what })
+    };
+    let findings: Vec<Value> = report.findings.iter().map(found).collect();
+    let more = [("opens", report.opens.into()), ("findings", findings.into())];
+    json_object(counts(report).into_iter().map(|(name, count)| (name, count.into())).chain(more))
 }
 
 fn figures(stats: &Stats) -> Vec<(&'static str, u64)> {
@@ -129,34 +121,7 @@ fn figures(stats: &Stats) -> Vec<(&'static str, u64)> {
     ]
 }
 
-/// Names that need no quoting, and numbers.
-fn json_object(fields: &[(&str, u64)]) -> String {
-    let fields: Vec<String> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
-    format!("{{{}}}", fields.join(","))
-}
-
-/// A JSON string.
-fn quoted(text: &str) -> String {
-    let mut quoted = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => quoted.extend(['\\', c]),
-            c if c < ' ' => {
-                let _ = write!(quoted, "\\u{:04x}", u32::from(c));
-            }
-            c => quoted.push(c),
-        }
-    }
-    quoted.push('"');
-    quoted
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn strings_are_quoted_for_json() {
-        assert_eq!(quoted("a\"b\\c\n\u{1}ä"), "\"a\\\"b\\\\c\\u000a\\u0001ä\"");
-    }
+fn json_object(fields: impl IntoIterator<Item = (&'static str, Value)>) -> String {
+    let fields: Map<String, Value> = fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    format!("{}\n", Value::Object(fields))
 }
