@@ -36,6 +36,8 @@ pub enum Code {
     Indeterminate,
     /// Stored data is damaged. Nothing was deleted.
     Corrupt,
+    /// The back end has no such thing as the call asks for.
+    Unsupported,
     /// The back end refuses the call as it stands.
     Invalid,
     /// The back end failed.
@@ -58,6 +60,7 @@ impl Code {
             Code::Busy => "busy",
             Code::Indeterminate => "indeterminate",
             Code::Corrupt => "corrupt",
+            Code::Unsupported => "not-supported",
             Code::Invalid => "invalid",
             Code::Io => "io",
         }

@@ -1,13 +1,15 @@
 //! Where the keys live: what a back end must do, whatever it is.
 //!
 //! Flow: `store`, `batch`, `atomics` (limits and rights already checked) -> [`LocalBucket`] -> the back end. One back end,
-//! one file. A local one answers in the calling thread; remote ones, which make the caller wait, get a trait of their own
-//! beside this one, and [`Capabilities`] says for both what their guests may rely on.
+//! one file. A local one answers in the calling thread; a remote one, which makes the caller wait, is a `RemoteBucket`
+//! (feature `remote`), and [`Capabilities`] says for both what their guests may rely on.
 //! Invariants: 1. A call that returns an error changed nothing, or says [`Code::Indeterminate`](crate::Code::Indeterminate).
 //! 2. Keys and values are kept byte for byte. 3. Every write of a key changes its [`Guard`], also one that restores old bytes.
 
 mod engine;
 mod memory;
+#[cfg(feature = "remote")]
+pub mod remote;
 
 pub use memory::Memory;
 
@@ -30,12 +32,26 @@ pub struct Capabilities {
     pub watchable: bool,
     /// Data is still there when the process has ended.
     pub durable: bool,
+    /// A value can be given an end of its life.
+    pub expiring: bool,
+    /// Longest key, in bytes of UTF-8, where keys need no escape.
+    pub key_bytes_max: usize,
+    /// Longest value, in bytes.
+    pub value_bytes_max: usize,
 }
 
 impl Capabilities {
     /// What the kvasi engine does on files.
-    pub const ENGINE: Capabilities =
-        Capabilities { atomic_batches: true, snapshot_reads: true, ordered: true, watchable: false, durable: true };
+    pub const ENGINE: Capabilities = Capabilities {
+        atomic_batches: true,
+        snapshot_reads: true,
+        ordered: true,
+        watchable: false,
+        durable: true,
+        expiring: true,
+        key_bytes_max: kvasi::KEY_BYTES_MAX,
+        value_bytes_max: kvasi::VALUE_BYTES_MAX,
+    };
 }
 
 /// A set of buckets: a store, a server, a service.
@@ -121,6 +137,16 @@ pub struct Page {
     pub keys: Vec<Utf8Bytes>,
     /// Where the next page begins; `None` if and only if no key is left.
     pub next: Option<Bytes>,
+}
+
+/// What a write asks beyond its value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SetOptions {
+    /// How long the value lives; for ever for `None`.
+    pub ttl: Option<std::time::Duration>,
+    /// Write only if the key has no value.
+    pub if_absent: bool,
 }
 
 /// A present key and its value, as `get-many` answers them.

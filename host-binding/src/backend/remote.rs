@@ -1,0 +1,336 @@
+//! Back ends that make the caller wait: a bucket behind a network, how its calls fail, and how they are tried again.
+//!
+//! Flow: `store`, `batch`, `atomics` (rights and limits checked) -> [`RemoteBucket`] -> [`Policy::run`] -> a client library;
+//! for callers that cannot await, [`Blocking`] makes a [`LocalBucket`] of it. One service, one file beside this one.
+//! Invariants: 1. A call ends within its policy's time, whatever the service does. 2. A call that may be applied twice
+//! without harm is tried again; one that may not, and whose outcome is unknown, is [`Code::Indeterminate`]. 3. What the
+//! service said goes into the error's detail, which no guest reads.
+
+use super::{Capabilities, Guard, Key, LocalBucket, Observed, Page, PageBounds, Pair, SetOptions, Swap};
+use crate::{Code, Error};
+use bytes::Bytes;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use url::Url;
+
+/// What a call of a remote bucket will answer. It may be dropped at any time: a write is then wholly done or not at all.
+pub type Answer<'a, R> = Pin<Box<dyn Future<Output = Result<R, Error>> + Send + 'a>>;
+
+/// A service with buckets in it.
+pub trait RemoteBackend: Send + Sync + 'static {
+    /// What guests of this back end may rely on.
+    fn capabilities(&self) -> Capabilities;
+
+    /// The bucket of that name. Does not ask the service: a bucket is there as soon as it is named.
+    ///
+    /// # Errors
+    /// A name that the service cannot tell apart from others.
+    fn bucket(&self, name: &str) -> Result<Arc<dyn RemoteBucket>, Error>;
+}
+
+/// A bucket whose calls are answered later. The methods mean what those of [`LocalBucket`] mean.
+///
+/// To implementers: a future does nothing before it is first polled, and may be dropped at any poll; keep nothing
+/// that only its end would put back. Keys of any UTF-8 are kept apart; what the service cannot hold is
+/// [`Code::TooLarge`], on every call alike. An empty batch makes no request.
+pub trait RemoteBucket: Send + Sync + 'static {
+    /// As [`LocalBucket::identity`].
+    fn identity(&self) -> &str;
+    /// As [`LocalBucket::get`].
+    fn get<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Bytes>>;
+    /// As [`LocalBucket::exists`].
+    fn exists<'a>(&'a self, key: &'a str) -> Answer<'a, bool>;
+    /// As [`LocalBucket::set`].
+    fn set<'a>(&'a self, key: &'a str, value: &'a [u8]) -> Answer<'a, ()>;
+    /// As [`LocalBucket::delete`].
+    fn delete<'a>(&'a self, key: &'a str) -> Answer<'a, ()>;
+    /// Writes `value` with an expiry, or only where no value is; `false` if there was one and nothing was written.
+    /// The default, for services without either: [`Code::Unsupported`] for whatever plain [`set`](RemoteBucket::set) cannot do.
+    fn set_with<'a>(&'a self, key: &'a str, value: &'a [u8], options: SetOptions) -> Answer<'a, bool> {
+        if options != SetOptions::default() {
+            return Box::pin(std::future::ready(Err(Error::new(Code::Unsupported))));
+        }
+        Box::pin(async move { self.set(key, value).await.map(|()| true) })
+    }
+    /// As [`LocalBucket::list`], in an order of the service's own, of keys that begin with `prefix`; `after` is the `next` of
+    /// a page with that prefix, whose bytes are the service's own too.
+    fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a [u8]>, bounds: PageBounds) -> Answer<'a, Page>;
+    /// As [`LocalBucket::increment`].
+    fn increment<'a>(&'a self, key: &'a str, delta: i64) -> Answer<'a, i64>;
+    /// As [`LocalBucket::observe`].
+    fn observe<'a>(&'a self, key: &'a str) -> Answer<'a, Observed>;
+    /// As [`LocalBucket::swap`].
+    fn swap<'a>(&'a self, key: &'a str, guard: &'a Guard, value: &'a [u8]) -> Answer<'a, Swap>;
+    /// As [`LocalBucket::get_many`].
+    fn get_many<'a>(&'a self, keys: &'a [Key<'a>]) -> Answer<'a, Vec<Option<Pair>>>;
+    /// As [`LocalBucket::set_many`].
+    fn set_many<'a>(&'a self, pairs: &'a [(Key<'a>, &'a [u8])]) -> Answer<'a, ()>;
+    /// As [`LocalBucket::delete_many`].
+    fn delete_many<'a>(&'a self, keys: &'a [Key<'a>]) -> Answer<'a, ()>;
+}
+
+/// How long a call may take and how often it is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// From the call to its answer, all attempts and pauses included. Default: 5 s.
+    pub timeout: Duration,
+    /// Most attempts. Default: 4.
+    pub attempts_max: u32,
+    /// The pause before the second attempt; it doubles from there, and each is cut at random to between half and all of
+    /// it, so that many callers do not come back together. Default: 20 ms.
+    pub pause: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Policy { timeout: Duration::from_secs(5), attempts_max: 4, pause: Duration::from_millis(20) }
+    }
+}
+
+/// Why one attempt failed, as far as the next step depends on it.
+#[derive(Debug)]
+pub enum Failure {
+    /// The service answered, and asking again would not change the answer.
+    Final(Error),
+    /// Nothing was applied (no connection, throttled, no leader): any call may be tried again.
+    NotApplied(Error),
+    /// The request may have been applied: the connection broke before the answer.
+    Unknown(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Final(error)
+    }
+}
+
+/// What a second application of a call does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeat {
+    /// Nothing more than the first: it reads.
+    Reads,
+    /// Nothing more than the first: it writes what it wrote.
+    Writes,
+    /// Harm: it counts, or it compares with what the first one changed.
+    Never,
+}
+
+impl Policy {
+    /// Makes attempts until one succeeds, its failure is final, or time or attempts are used up.
+    ///
+    /// # Errors
+    /// The last attempt's; [`Code::Indeterminate`] where a write may have been applied; [`Code::Timeout`] where the time is
+    /// up and nothing was written.
+    pub async fn run<R, F>(&self, repeat: Repeat, mut attempt: impl FnMut() -> F) -> Result<R, Error>
+    where
+        F: Future<Output = Result<R, Failure>>,
+    {
+        let deadline = Instant::now() + self.timeout;
+        let mut unknown = false;
+        let mut pause = self.pause;
+        for left in (0..self.attempts_max.max(1)).rev() {
+            // A request that is cut off by the clock is under way: a write may still arrive.
+            let failed = match tokio::time::timeout_at(deadline, attempt()).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(Failure::Final(error))) if unknown => return Err(Self::doubtful(error)),
+                Ok(Err(Failure::Final(error))) => return Err(error),
+                Ok(Err(Failure::NotApplied(error))) => error,
+                Ok(Err(Failure::Unknown(error))) => {
+                    unknown |= repeat != Repeat::Reads;
+                    if repeat == Repeat::Never {
+                        return Err(Self::doubtful(error));
+                    }
+                    error
+                }
+                Err(_elapsed) if unknown || repeat != Repeat::Reads => return Err(Error::new(Code::Indeterminate)),
+                Err(_elapsed) => return Err(Error::new(Code::Timeout)),
+            };
+            let wait = jittered(pause);
+            if left == 0 || Instant::now() + wait >= deadline {
+                return Err(if unknown { Self::doubtful(failed) } else { failed });
+            }
+            tokio::time::sleep(wait).await;
+            pause = pause.saturating_mul(2);
+        }
+        Err(Error::new(Code::Timeout))
+    }
+
+    fn doubtful(error: Error) -> Error {
+        Error::with_detail(Code::Indeterminate, error)
+    }
+}
+
+/// Between half of `pause` and all of it.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + 0.5 * f64::from(fastrand::u16(..)) / f64::from(u16::MAX))
+}
+
+/// A bucket's name in a key or table of the service: letters, digits, `-`, `_` and `.` as they are, all else as `%` and two
+/// hex digits a byte. So it holds no separator, and two buckets never share a key.
+pub fn escaped(name: &str) -> String {
+    use fmt::Write;
+    let mut escaped = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.') {
+            escaped.push(char::from(byte));
+        } else {
+            // Writing to a string does not fail.
+            let _ = write!(escaped, "%{byte:02x}");
+        }
+    }
+    escaped
+}
+
+/// The service at `target`, a URL of one of the kinds this build was made with. Credentials that are not in it come from the
+/// environment or from the provider's own chain.
+///
+/// # Errors
+/// [`Code::Unsupported`] for a kind that this build has not; whatever the client library refuses in the URL.
+#[allow(clippy::unused_async, reason = "without any of the services there is nothing to wait for")]
+pub async fn connect(target: &Url, policy: Policy) -> Result<Arc<dyn RemoteBackend>, Error> {
+    let _ = policy;
+    #[allow(clippy::match_single_binding, reason = "one arm a service of this build")]
+    match target.scheme() {
+        scheme => Err(Error::with_detail(Code::Unsupported, format!("this build has no back end for {scheme}://"))),
+    }
+}
+
+/// A remote bucket for callers that cannot await: the calling thread waits for the answer, which a runtime of the back end's
+/// own brings.
+///
+/// Not to be called on a thread that drives async tasks: there it would hold them all up, and tokio refuses it.
+#[derive(Clone)]
+pub struct Blocking {
+    bucket: Arc<dyn RemoteBucket>,
+    runtime: tokio::runtime::Handle,
+}
+
+impl fmt::Debug for Blocking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Blocking").field(&self.bucket.identity()).finish()
+    }
+}
+
+impl Blocking {
+    /// `bucket`, whose calls are driven by `runtime`; a multi-threaded one, or one that another thread drives.
+    pub fn new(bucket: Arc<dyn RemoteBucket>, runtime: tokio::runtime::Handle) -> Self {
+        Blocking { bucket, runtime }
+    }
+}
+
+impl LocalBucket for Blocking {
+    fn identity(&self) -> &str {
+        self.bucket.identity()
+    }
+
+    fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {
+        self.runtime.block_on(self.bucket.get(key))
+    }
+
+    fn exists(&self, key: &str) -> Result<bool, Error> {
+        self.runtime.block_on(self.bucket.exists(key))
+    }
+
+    fn set(&self, key: &str, value: &[u8]) -> Result<(), Error> {
+        self.runtime.block_on(self.bucket.set(key, value))
+    }
+
+    fn delete(&self, key: &str) -> Result<(), Error> {
+        self.runtime.block_on(self.bucket.delete(key))
+    }
+
+    fn list(&self, after: Option<&[u8]>, bounds: PageBounds) -> Result<Page, Error> {
+        self.runtime.block_on(self.bucket.list("", after, bounds))
+    }
+
+    fn increment(&self, key: &str, delta: i64) -> Result<i64, Error> {
+        self.runtime.block_on(self.bucket.increment(key, delta))
+    }
+
+    fn observe(&self, key: &str) -> Result<Observed, Error> {
+        self.runtime.block_on(self.bucket.observe(key))
+    }
+
+    fn swap(&self, key: &str, guard: &Guard, value: &[u8]) -> Result<Swap, Error> {
+        self.runtime.block_on(self.bucket.swap(key, guard, value))
+    }
+
+    fn get_many(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Pair>>, Error> {
+        self.runtime.block_on(self.bucket.get_many(keys))
+    }
+
+    fn set_many(&self, pairs: &[(Key<'_>, &[u8])]) -> Result<(), Error> {
+        self.runtime.block_on(self.bucket.set_many(pairs))
+    }
+
+    fn delete_many(&self, keys: &[Key<'_>]) -> Result<(), Error> {
+        self.runtime.block_on(self.bucket.delete_many(keys))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    fn run<R>(future: impl Future<Output = R>) -> R {
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(future)
+    }
+
+    fn failing(repeat: Repeat, failure: fn(Error) -> Failure) -> (Code, u32) {
+        let tries = Cell::new(0);
+        let failed = run(Policy::default().run(repeat, || {
+            tries.set(tries.get() + 1);
+            async { Err::<(), _>(failure(Error::new(Code::Io))) }
+        }));
+        (failed.unwrap_err().code(), tries.get())
+    }
+
+    #[test]
+    fn what_may_be_repeated_is_and_what_may_not_is_told() {
+        assert_eq!(failing(Repeat::Reads, Failure::Unknown), (Code::Io, 4));
+        assert_eq!(failing(Repeat::Writes, Failure::Unknown), (Code::Indeterminate, 4));
+        assert_eq!(failing(Repeat::Never, Failure::Unknown), (Code::Indeterminate, 1));
+        assert_eq!(failing(Repeat::Never, Failure::NotApplied), (Code::Io, 4));
+        assert_eq!(failing(Repeat::Reads, Failure::Final), (Code::Io, 1));
+    }
+
+    #[test]
+    fn a_refusal_after_an_unknown_outcome_does_not_say_that_nothing_was_written() {
+        let tries = Cell::new(0);
+        let failed = run(Policy::default().run(Repeat::Writes, || {
+            tries.set(tries.get() + 1);
+            let first = tries.get() == 1;
+            async move {
+                let error = Error::new(Code::ReadOnly);
+                Err::<(), _>(if first { Failure::Unknown(error) } else { Failure::Final(error) })
+            }
+        }));
+        assert_eq!(failed.unwrap_err().code(), Code::Indeterminate);
+    }
+
+    #[test]
+    fn silence_ends_at_the_deadline() {
+        for (repeat, code) in [(Repeat::Reads, Code::Timeout), (Repeat::Writes, Code::Indeterminate)] {
+            // Time is the test's own: no second passes.
+            let silent = run(async {
+                let policy = Policy::default();
+                let begun = tokio::time::Instant::now();
+                let answer = policy.run(repeat, std::future::pending::<Result<(), Failure>>).await;
+                assert!(begun.elapsed() <= policy.timeout + Duration::from_secs(1));
+                answer
+            });
+            assert_eq!(silent.unwrap_err().code(), code);
+        }
+    }
+
+    #[test]
+    fn escaped_names_hold_no_separator_and_stay_apart() {
+        assert_eq!(escaped("a.b-c_D9"), "a.b-c_D9");
+        assert_eq!(escaped("a:b/ü%"), "a%3ab%2f%c3%bc%25");
+        assert_ne!(escaped("%3a"), escaped(":"));
+    }
+}
