@@ -64,6 +64,8 @@ mod batch;
 pub mod bindings;
 #[cfg(feature = "config")]
 pub mod config;
+#[cfg(feature = "remote")]
+pub mod copy;
 mod ctx;
 mod cursor;
 mod error;

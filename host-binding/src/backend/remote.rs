@@ -271,6 +271,78 @@ impl LocalBucket for Blocking {
     }
 }
 
+/// A local bucket for callers that await: every answer is ready at the first poll, and the polling thread does the work.
+#[derive(Clone)]
+pub struct Local(Arc<dyn LocalBucket>);
+
+impl fmt::Debug for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Local").field(&self.0.identity()).finish()
+    }
+}
+
+impl Local {
+    /// `bucket`, asked in the thread that polls.
+    pub fn new(bucket: Arc<dyn LocalBucket>) -> Self {
+        Local(bucket)
+    }
+}
+
+/// A call that is made when it is polled, and not before.
+fn lazily<'a, R>(call: impl FnOnce() -> Result<R, Error> + Send + 'a) -> Answer<'a, R> {
+    Box::pin(async move { call() })
+}
+
+impl RemoteBucket for Local {
+    fn identity(&self) -> &str {
+        self.0.identity()
+    }
+
+    fn get<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Bytes>> {
+        lazily(move || self.0.get(key))
+    }
+
+    fn exists<'a>(&'a self, key: &'a str) -> Answer<'a, bool> {
+        lazily(move || self.0.exists(key))
+    }
+
+    fn set<'a>(&'a self, key: &'a str, value: &'a [u8]) -> Answer<'a, ()> {
+        lazily(move || self.0.set(key, value))
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> Answer<'a, ()> {
+        lazily(move || self.0.delete(key))
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a [u8]>, bounds: PageBounds) -> Answer<'a, Page> {
+        lazily(move || if prefix.is_empty() { self.0.list(after, bounds) } else { Err(Error::new(Code::Unsupported)) })
+    }
+
+    fn increment<'a>(&'a self, key: &'a str, delta: i64) -> Answer<'a, i64> {
+        lazily(move || self.0.increment(key, delta))
+    }
+
+    fn observe<'a>(&'a self, key: &'a str) -> Answer<'a, Observed> {
+        lazily(move || self.0.observe(key))
+    }
+
+    fn swap<'a>(&'a self, key: &'a str, guard: &'a Guard, value: &'a [u8]) -> Answer<'a, Swap> {
+        lazily(move || self.0.swap(key, guard, value))
+    }
+
+    fn get_many<'a>(&'a self, keys: &'a [Key<'a>]) -> Answer<'a, Vec<Option<Pair>>> {
+        lazily(move || self.0.get_many(keys))
+    }
+
+    fn set_many<'a>(&'a self, pairs: &'a [(Key<'a>, &'a [u8])]) -> Answer<'a, ()> {
+        lazily(move || self.0.set_many(pairs))
+    }
+
+    fn delete_many<'a>(&'a self, keys: &'a [Key<'a>]) -> Answer<'a, ()> {
+        lazily(move || self.0.delete_many(keys))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
