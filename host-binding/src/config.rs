@@ -1,7 +1,7 @@
 //! The configuration file `kvasi.toml`: which buckets there are, where they live, who may use them, within which limits.
 //!
 //! ```toml
-//! store = "kvasi-data"            # the directory of the default store, relative to this file
+//! store = "kvasi-data"            # the default store: a directory, relative to this file, or the URL of a service
 //! durability = "os"               # sync (default), interval, os, ephemeral (in memory; nothing is kept)
 //! hide-withheld = false           # true: a name that is not granted looks like one that does not exist
 //!
@@ -10,6 +10,12 @@
 //! [buckets.audit]
 //! store = "audit-data"            # another directory
 //! durability = "sync"
+//! [buckets.shared]
+//! store = "redis://cache.internal:6379"   # a service: see `backend`; what it keeps, and how surely, is its own matter
+//!
+//! [remote]                        # of buckets in services
+//! timeout-ms = 5000               # from a call to its answer
+//! attempts = 4
 //!
 //! [components.visits.grants]      # without any [components] every component has all rights on all buckets
 //! "" = ["read", "write", "list", "atomics"]
@@ -20,16 +26,24 @@
 //!
 //! Flow: file -> [`Config::parse`] (shape, names; an error points at its line) -> flags of the command, over it ->
 //! [`Config::open`] (stores) -> [`Opened::context`] (one component).
-//! Invariants: 1. An unknown word is an error, never ignored. 2. A directory is opened once, whoever names it.
+//! Invariants: 1. An unknown word is an error, never ignored. 2. A directory is opened once, whoever names it, and a service
+//! has one set of connections.
 
 use crate::backend::LocalBucket;
+#[cfg(feature = "remote")]
+use crate::backend::remote::Policy;
+use crate::places::Places;
+use crate::target::Target;
 use crate::{Limits, Rights, WasiKeyValueCtx};
-use kvasi::{Durability, Options, Store};
+use kvasi::Durability;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+#[cfg(feature = "remote")]
+use std::time::Duration;
 use toml::Spanned;
 
 /// The directory of the default store where nothing else is said.
@@ -47,8 +61,8 @@ pub enum Error {
     Open(PathBuf, kvasi::Error),
     /// A bucket's back end refused it.
     Bucket(String, crate::Error),
-    /// A back end of another kind than a directory is named: this build has none.
-    NoSuchBackend(String),
+    /// A service could not be made ready: its URL without credentials, and why.
+    Service(String, crate::Error),
 }
 
 impl fmt::Display for Error {
@@ -58,9 +72,7 @@ impl fmt::Display for Error {
             Error::Parse(text) => f.write_str(text),
             Error::Open(dir, error) => write!(f, "cannot open the store {}: {error}", dir.display()),
             Error::Bucket(name, error) => write!(f, "cannot open the bucket {name:?}: {error}"),
-            Error::NoSuchBackend(target) => {
-                write!(f, "no back end for {target:?}: this build keeps buckets in a directory only")
-            }
+            Error::Service(target, error) => write!(f, "cannot use {target}: {error}"),
         }
     }
 }
@@ -70,8 +82,8 @@ impl std::error::Error for Error {
         match self {
             Error::Read(_, error) => Some(error),
             Error::Open(_, error) => Some(error),
-            Error::Bucket(_, error) => Some(error),
-            Error::Parse(_) | Error::NoSuchBackend(_) => None,
+            Error::Bucket(_, error) | Error::Service(_, error) => Some(error),
+            Error::Parse(_) => None,
         }
     }
 }
@@ -92,7 +104,7 @@ pub enum DurabilityName {
 }
 
 impl DurabilityName {
-    fn of_engine(self) -> Durability {
+    pub(crate) fn of_engine(self) -> Durability {
         match self {
             DurabilityName::Sync => Durability::Sync,
             DurabilityName::Interval => Durability::INTERVAL,
@@ -106,8 +118,8 @@ impl DurabilityName {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct BucketConfig {
-    /// The directory of its store; the default store for `None`.
-    pub store: Option<PathBuf>,
+    /// Its store; the default store for `None`.
+    pub store: Option<Target>,
     /// Its name in the store; for `None` the name that guests use.
     pub bucket: Option<String>,
     /// Its durability; for `None` that of the whole configuration.
@@ -118,8 +130,8 @@ pub struct BucketConfig {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Config {
-    /// The directory of the default store.
-    pub store: Option<PathBuf>,
+    /// The default store.
+    pub store: Option<Target>,
     /// The durability of buckets that name none.
     pub durability: DurabilityName,
     /// Whether a name that is not granted answers as one that does not exist.
@@ -128,6 +140,7 @@ pub struct Config {
     pub buckets: BTreeMap<String, BucketConfig>,
     components: Option<BTreeMap<String, ComponentConfig>>,
     limits: LimitsConfig,
+    remote: RemoteConfig,
     #[serde(skip)]
     base: PathBuf,
 }
@@ -175,6 +188,28 @@ struct LimitsConfig {
     cas_handles: Option<usize>,
 }
 
+/// How buckets in services are asked; what is left out keeps its default.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[cfg_attr(not(feature = "remote"), expect(dead_code, reason = "a build without services reads it all the same"))]
+struct RemoteConfig {
+    timeout_ms: Option<NonZeroU32>,
+    attempts: Option<NonZeroU32>,
+}
+
+#[cfg(feature = "remote")]
+impl RemoteConfig {
+    fn policy(self) -> Policy {
+        let default = Policy::default();
+        let timeout = self.timeout_ms.map(|ms| Duration::from_millis(ms.get().into()));
+        Policy {
+            timeout: timeout.unwrap_or(default.timeout),
+            attempts_max: self.attempts.map_or(default.attempts_max, NonZeroU32::get),
+            ..default
+        }
+    }
+}
+
 impl LimitsConfig {
     fn limits(self) -> Limits {
         let default = Limits::default();
@@ -196,6 +231,12 @@ impl LimitsConfig {
 }
 
 impl Config {
+    /// How services are asked.
+    #[cfg(feature = "remote")]
+    pub(crate) fn policy(&self) -> Policy {
+        self.remote.policy()
+    }
+
     /// Reads a configuration file. Directories in it are relative to where it lies.
     ///
     /// # Errors
@@ -237,56 +278,33 @@ impl Config {
         )))
     }
 
-    /// Opens every store that a bucket names and every bucket in it, creating what is not there.
+    /// Opens every store that a bucket names and every bucket in it, creating what is not there. Services are made ready, not
+    /// asked: one that does not answer now may answer when a component calls.
     ///
     /// # Errors
-    /// [`Error::Open`], [`Error::Bucket`], [`Error::NoSuchBackend`].
+    /// [`Error::Open`], [`Error::Bucket`], [`Error::Service`].
     pub fn open(self) -> Result<Opened, Error> {
-        let mut stores = BTreeMap::new();
+        let mut places = Places::default();
         let mut buckets = BTreeMap::new();
         for (name, settings) in &self.buckets {
+            let target = settings.store.as_ref().or(self.store.as_ref());
+            let inner = settings.bucket.as_deref().unwrap_or(name);
             let durability = settings.durability.unwrap_or(self.durability);
-            let store = self.store_of(settings, durability, &mut stores)?;
-            let target = settings.bucket.as_deref().unwrap_or(name);
-            let bucket = Store::bucket(&store, target).map_err(|error| Error::Bucket(name.clone(), error.into()))?;
-            let bucket: Arc<dyn LocalBucket> = match durability {
-                DurabilityName::Ephemeral => Arc::new(bucket),
-                durability => Arc::new(bucket.with_durability(durability.of_engine())),
+            let bucket = match target {
+                Some(Target::Service(url)) => places.of_service(url, inner, &self)?,
+                Some(Target::Directory(dir)) => places.of_directory(&self.base.join(dir), inner, durability)?,
+                None => places.of_directory(&self.base.join(STORE_DEFAULT), inner, durability)?,
             };
             buckets.insert(name.clone(), bucket);
         }
-        Ok(Opened { config: self, stores: stores.into_values().collect(), buckets })
-    }
-
-    fn store_of(
-        &self,
-        settings: &BucketConfig,
-        durability: DurabilityName,
-        stores: &mut BTreeMap<Option<PathBuf>, Store>,
-    ) -> Result<Store, Error> {
-        let target = settings.store.as_deref().or(self.store.as_deref()).unwrap_or(Path::new(STORE_DEFAULT));
-        if target.to_string_lossy().contains("://") {
-            return Err(Error::NoSuchBackend(target.display().to_string()));
-        }
-        // All ephemeral buckets share one store in memory: it stands under no directory.
-        let dir = (durability != DurabilityName::Ephemeral).then(|| self.base.join(target));
-        if let Some(store) = stores.get(&dir) {
-            return Ok(store.clone());
-        }
-        let store = match &dir {
-            None => Store::in_memory(Options::new()),
-            Some(dir) => Store::open(dir, Options::new().durability(durability.of_engine())),
-        };
-        let store = store.map_err(|error| Error::Open(dir.clone().unwrap_or_default(), error))?;
-        stores.insert(dir, store.clone());
-        Ok(store)
+        Ok(Opened { config: self, places, buckets })
     }
 }
 
 /// A configuration whose stores are open.
 pub struct Opened {
     config: Config,
-    stores: Vec<Store>,
+    places: Places,
     buckets: BTreeMap<String, Arc<dyn LocalBucket>>,
 }
 
@@ -313,7 +331,7 @@ impl Opened {
     /// # Errors
     /// The engine's, of the first store that fails.
     pub fn sync(&self) -> Result<(), kvasi::Error> {
-        self.stores.iter().try_for_each(Store::sync)
+        self.places.sync()
     }
 
     fn rights(&self, component: &str, bucket: &str) -> Rights {
@@ -369,8 +387,21 @@ mod tests {
     }
 
     #[test]
-    fn a_remote_target_is_refused_by_name() {
-        let error = parse("[buckets.a]\nstore = \"redis://h\"").unwrap().open().unwrap_err().to_string();
-        assert!(error.contains("redis://h"), "{error}");
+    fn a_target_of_no_kind_is_refused_at_its_line() {
+        let error = parse("[buckets.a]\nstore = \"riak://h\"\n").unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("riak") && error.contains("redis"), "{error}");
+        let error = parse("store = \"redis://h:port\"\n").unwrap_err().to_string();
+        assert!(error.contains("line 1") && error.contains("port"), "{error}");
+        let error = parse("[remote]\ntimeout-ms = 0\n").unwrap_err().to_string();
+        assert!(error.contains("line 2"), "{error}");
+    }
+
+    #[cfg(not(feature = "redis"))]
+    #[test]
+    fn a_service_that_this_build_has_not_is_refused_by_name() {
+        let error =
+            parse("[buckets.a]\nstore = \"redis://user:secret@h/?password=secret\"").unwrap().open().unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("redis://h") && !text.contains("secret"), "{text}");
     }
 }

@@ -71,7 +71,11 @@ mod cursor;
 mod error;
 mod link;
 mod lower;
+#[cfg(feature = "config")]
+mod places;
 mod store;
+#[cfg(feature = "config")]
+mod target;
 
 pub use ctx::{
     Bucket, Cas, Limits, Rights, WasiKeyValue, WasiKeyValueCtx, WasiKeyValueCtxBuilder, WasiKeyValueCtxView,
@@ -80,3 +84,5 @@ pub use ctx::{
 pub use error::{Code, Error};
 pub use link::{add_to_linker, add_to_linker_async, add_to_linker_sync};
 pub use lower::Utf8Bytes;
+#[cfg(feature = "config")]
+pub use target::Target;

@@ -214,8 +214,8 @@ fn flags_and_files_that_are_wrong_say_what_is_right() {
     let shell = Shell::new();
     let component = shell.component("c.wasm", &returning(0));
     shell.fails(&["run", &component, "--bucket", "visits"], &["--bucket", "NAME=TARGET", "visits=visits"]);
-    shell.fails(&["run", &component, "--bucket", "a=redis://host"], &["redis://host", "directory"]);
-    shell.fails(&["run", &component, "--store", "redis://host"], &["redis://host", "directory"]);
+    shell.fails(&["run", &component, "--bucket", "a=redis://host"], &["redis://host", "--store"]);
+    shell.fails(&["run", &component, "--store", "riak://host"], &["riak://", "redis"]);
     shell.fails(&["run", &component, "--durability", "safe"], &["safe", "sync", "interval", "os", "ephemeral"]);
     shell.fails(&["run", &component, "--env", "A"], &["NAME=VALUE"]);
     shell.fails(&["run", &component, "--config", "nowhere.toml"], &["nowhere.toml"]);
@@ -373,4 +373,31 @@ fn a_store_that_another_process_has_open_is_left_to_it() {
     shell.fails(&["restore", "data", "new"], &["in use"]);
     drop(held);
     assert!(!Path::new(&shell.path("new")).exists());
+}
+
+#[test]
+fn a_bucket_is_copied_compared_and_never_onto_itself() {
+    let shell = Shell::new();
+    for i in 0..30 {
+        shell.ok(&["set", "--store", "a", "--bucket", "visits", &format!("key {i}"), &"v".repeat(i)], 0);
+    }
+    let copied = shell.ok(&["copy", "a", "engine:b", "--bucket", "visits", "--resume", "position"], 0);
+    assert!(copied.starts_with("copied 30 keys, ") && copied.contains("checksum"), "{copied}");
+    assert!(!Path::new(&shell.path("position")).exists(), "a copy that is done leaves nothing to go on from");
+    assert_eq!(shell.ok(&["get", "--store", "b", "--bucket", "visits", "key 7"], 0), "v".repeat(7));
+
+    // What the destination has besides stays, and what both have is the source's.
+    shell.ok(&["set", "--store", "b", "--bucket", "visits", "own", "x"], 0);
+    shell.ok(&["set", "--store", "b", "--bucket", "visits", "key 7", "other"], 0);
+    shell.ok(&["copy", "a", "b", "--bucket", "visits", "--no-verify"], 0);
+    assert_eq!(shell.ok(&["get", "--store", "b", "--bucket", "visits", "key 7"], 0), "v".repeat(7));
+    assert_eq!(shell.ok(&["get", "--store", "b", "--bucket", "visits", "own"], 0), "x");
+
+    shell.fails(&["copy", "a", "a", "--bucket", "visits"], &["one bucket", "--to-bucket"]);
+    shell.fails(&["copy", "nowhere", "b"], &["no store at nowhere"]);
+    shell.fails(&["copy", "a", "b", "--bucket", "none"], &["no bucket \"none\""]);
+    shell.file("position", br#"{"from":"x","to":"y","after":[1],"keys":1,"bytes":1}"#);
+    shell.fails(&["copy", "a", "b", "--bucket", "visits", "--resume", "position"], &["position of a copy of x to y"]);
+    shell.file("position", b"nonsense");
+    shell.fails(&["copy", "a", "b", "--bucket", "visits", "--resume", "position"], &["no position"]);
 }

@@ -1,7 +1,9 @@
 //! The command line: what it says, in types. Nothing is opened here.
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use kvasi_wasmtime::Target;
 use kvasi_wasmtime::config::{DurabilityName, STORE_DEFAULT};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 /// Runs WebAssembly components over a key-value store, and looks into that store.
@@ -99,6 +101,11 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Copy a bucket to another store, of whatever kind, and compare the two afterwards. What TO has besides stays; of a key that
+    /// both have, FROM's value wins. An expiry is not carried over.
+    ///
+    /// A target is a directory or the URL of a service. Exit 0: copied, and equal; 1: the two differ; 2: could not be done.
+    Copy(CopyArgs),
     /// Write counters and sizes of a store that is not open. Exit 0: done; 2: it does not open.
     Stats {
         /// The directory of the store.
@@ -121,12 +128,35 @@ pub(crate) struct At {
 }
 
 #[derive(Debug, ClapArgs)]
+pub(crate) struct CopyArgs {
+    /// The store to read; a directory must not be open elsewhere.
+    pub(crate) from: Target,
+    /// The store to write; a directory is made if it is not there.
+    pub(crate) to: Target,
+    /// The bucket, by its name in FROM.
+    #[arg(long, default_value = "")]
+    pub(crate) bucket: String,
+    /// Its name in TO. [default: the same]
+    #[arg(long, value_name = "BUCKET")]
+    pub(crate) to_bucket: Option<String>,
+    /// A file that keeps how far the copy is: the same command goes on from there. Removed at the end.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) resume: Option<PathBuf>,
+    /// Pages of 1,000 keys on their way at once.
+    #[arg(long, default_value = "8", value_name = "N")]
+    pub(crate) parallel: NonZeroUsize,
+    /// Do not read both sides again at the end.
+    #[arg(long)]
+    pub(crate) no_verify: bool,
+}
+
+#[derive(Debug, ClapArgs)]
 pub(crate) struct RunArgs {
     /// The component, a .wasm file.
     pub(crate) component: PathBuf,
-    /// The directory of the store; made if it is not there. [default: kvasi-data]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) store: Option<PathBuf>,
+    /// The store: a directory, made if it is not there, or the URL of a service. [default: kvasi-data]
+    #[arg(long, value_name = "TARGET")]
+    pub(crate) store: Option<Target>,
     /// A bucket: the name that the component opens, and its name in the store. May be given several times. The bucket ""
     /// is there in any case.
     #[arg(long = "bucket", value_name = "NAME=TARGET", value_parser = bucket)]
@@ -173,7 +203,9 @@ fn bucket(text: &str) -> Result<(String, String), String> {
         format!("write NAME=TARGET: `{text}={text}` for the bucket {text:?} of the store under its own name")
     })?;
     if target.contains("://") {
-        return Err(format!("no back end for {target:?}: this build keeps buckets in a store directory only"));
+        return Err(format!(
+            "{target:?} is a store, not the name of a bucket in one: say which store in --store or a file"
+        ));
     }
     Ok((name.to_owned(), target.to_owned()))
 }

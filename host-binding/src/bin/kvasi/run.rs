@@ -7,8 +7,8 @@ use crate::args::RunArgs;
 use crate::component;
 use crate::failure::Failure;
 use kvasi_wasmtime::config::{BucketConfig, Config};
-use kvasi_wasmtime::{WasiKeyValueCtx, WasiKeyValueCtxView, WasiKeyValueView};
-use std::path::{Path, PathBuf};
+use kvasi_wasmtime::{Target, WasiKeyValueCtx, WasiKeyValueCtxView, WasiKeyValueView};
+use std::path::Path;
 use std::process::ExitCode;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime::{Engine, Store};
@@ -76,8 +76,8 @@ fn config(args: &RunArgs) -> Result<Config, Failure> {
     if args.config.is_none() {
         config.buckets.entry(String::new()).or_default();
     }
-    if let Some(dir) = &args.store {
-        config.store = Some(from_here(dir)?);
+    if let Some(target) = &args.store {
+        config.store = Some(from_here(target)?);
     }
     if let Some(durability) = args.durability {
         config.durability = durability.into();
@@ -90,12 +90,13 @@ fn config(args: &RunArgs) -> Result<Config, Failure> {
 }
 
 /// Flags are relative to where the command runs, unlike the directories in a configuration file.
-fn from_here(dir: &Path) -> Result<PathBuf, Failure> {
-    if dir.to_string_lossy().contains("://") {
-        // An address, not a path: the configuration says what becomes of it.
-        return Ok(dir.to_owned());
+fn from_here(target: &Target) -> Result<Target, Failure> {
+    match target {
+        Target::Service(_) => Ok(target.clone()),
+        Target::Directory(dir) => std::path::absolute(dir)
+            .map(Target::Directory)
+            .map_err(|error| Failure::new(format!("cannot use the store {target}: {error}"))),
     }
-    std::path::absolute(dir).map_err(|error| Failure::new(format!("cannot use the store {}: {error}", dir.display())))
 }
 
 /// Standard streams are passed on; arguments and environment are those given, with the file's name in front; no
