@@ -126,7 +126,11 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.detail.as_ref().map(|detail| &**detail as _)
+    }
+}
 
 impl From<kvasi::Error> for Error {
     #[cold]

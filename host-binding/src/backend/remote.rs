@@ -168,6 +168,16 @@ fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(0.5 + 0.5 * f64::from(fastrand::u16(..)) / f64::from(u16::MAX))
 }
 
+/// A parameter of a target's URL.
+pub(crate) fn query(url: &Url, name: &str) -> Option<String> {
+    queries(url, name).next()
+}
+
+/// All parameters of that name.
+pub(crate) fn queries<'u>(url: &'u Url, name: &'u str) -> impl Iterator<Item = String> + 'u {
+    url.query_pairs().filter(move |(found, _)| found == name).map(|(_, value)| value.into_owned())
+}
+
 /// A bucket's name in a key or table of the service: letters, digits, `-`, `_` and `.` as they are, all else as `%` and two
 /// hex digits a byte. So it holds no separator, and two buckets never share a key.
 pub fn escaped(name: &str) -> String {
@@ -192,9 +202,15 @@ pub fn escaped(name: &str) -> String {
 #[allow(clippy::unused_async, reason = "without any of the services there is nothing to wait for")]
 pub async fn connect(target: &Url, policy: Policy) -> Result<Arc<dyn RemoteBackend>, Error> {
     let _ = policy;
-    #[allow(clippy::match_single_binding, reason = "one arm a service of this build")]
     match target.scheme() {
-        scheme => Err(Error::with_detail(Code::Unsupported, format!("this build has no back end for {scheme}://"))),
+        #[cfg(feature = "redis")]
+        "redis" | "rediss" | "redis-cluster" | "rediss-cluster" => {
+            Ok(Arc::new(super::redis::Redis::new(target, policy)?))
+        }
+        scheme => Err(Error::with_detail(
+            Code::Unsupported,
+            format!("this build has no back end for {scheme}://: it is made with the cargo feature of that name"),
+        )),
     }
 }
 

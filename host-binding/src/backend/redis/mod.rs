@@ -1,0 +1,549 @@
+//! Redis and Redis Cluster as a back end. URLs: `redis://[user[:password]@]host[:port][/db][?prefix=P]`, `rediss://` with TLS,
+//! `redis-cluster://host[:port][?node=host:port&…&prefix=P]`, `rediss-cluster://`.
+//!
+//! A bucket is one group of keys, of 64 in a cluster, so that it spreads over the nodes; a group's names share a hash tag:
+//!
+//! | name | type | what |
+//! |---|---|---|
+//! | `P{bucket}:key`, `P{bucket/g}:key` | hash | `v`: the value; `n`: a number drawn at random by the write that left it so |
+//! | `P{bucket}!`, `P{bucket/g}!` | sorted set | the group's keys, all with score 0: byte order for `list-keys` |
+//!
+//! Flow: [`RemoteBucket`] -> [`Policy::run`] -> [`link`]: a command, or one of [`SCRIPTS`] by its digest -> the server.
+//! Invariants: 1. A call is one request per group of keys: 1 of single calls and of up to 1,000 keys on one server. 2. `n` of a key is
+//! never the same after a write, also after delete and re-creation: 128 random bits, so a compare-and-swap cannot be
+//! fooled. 3. A key stands in the sorted set from the script that writes it to the one that deletes it; one that has expired is
+//! passed over and taken out when a listing meets it.
+//!
+//! Weighed: `SCAN` instead of the sorted set. It costs no memory, but it visits the whole database for each bucket, may give a key
+//! twice, and knows no order; a listing must give each key once. Plain strings instead of hashes: they have no place for `n`, and a
+//! guard that compares values takes A→B→A for nothing. So data that other programs keep in Redis is not served: a foreign key
+//! at one of our names is an error, never overwritten.
+
+mod link;
+
+use super::remote::{Answer, Policy, RemoteBackend, RemoteBucket, Repeat, escaped, query};
+use super::{Capabilities, Guard, Key, Observed, Page, PageBounds, Pair, SetOptions, Swap};
+use crate::{Code, Error, Utf8Bytes};
+use ::redis::{Cmd, Value, cmd};
+use bytes::Bytes;
+use futures_util::future::try_join_all;
+use link::{Link, Script};
+use std::fmt;
+use std::sync::Arc;
+use url::Url;
+
+/// Groups of keys of a bucket in a cluster: more than a bucket needs nodes, few enough to list one after the other.
+const CLUSTER_GROUPS: u8 = 64;
+/// Most keys and most bytes of values in one script: the server does nothing else meanwhile.
+const CHUNK_KEYS: usize = 1_000;
+const CHUNK_BYTES: usize = 4 << 20;
+
+const CAPABILITIES: Capabilities = Capabilities {
+    atomic_batches: false,
+    snapshot_reads: false,
+    ordered: true,
+    watchable: false,
+    durable: true,
+    expiring: true,
+    key_bytes_max: kvasi::KEY_BYTES_MAX,
+    value_bytes_max: 512 << 20,
+};
+
+/// Keys: the sorted set, then a hash for each pair. Arguments: n, milliseconds to live or 0, 1 if only where there is no value,
+/// then key and value of each. Answers how many were written.
+static SET: Script = Script::new(
+    "local written = 0
+for i = 2, #KEYS do
+  local at = KEYS[i]
+  if ARGV[3] ~= '1' or redis.call('EXISTS', at) == 0 then
+    redis.call('HSET', at, 'v', ARGV[2 * i + 1], 'n', ARGV[1])
+    if ARGV[2] ~= '0' then redis.call('PEXPIRE', at, ARGV[2]) else redis.call('PERSIST', at) end
+    redis.call('ZADD', KEYS[1], 0, ARGV[2 * i])
+    written = written + 1
+  end
+end
+return written",
+);
+
+/// Keys: the sorted set, then the hashes. Arguments: the keys.
+static DELETE: Script = Script::new(
+    "for i = 2, #KEYS do
+  if redis.call('UNLINK', KEYS[i]) == 1 then redis.call('ZREM', KEYS[1], ARGV[i - 1]) end
+end
+return 0",
+);
+
+/// Keys: the hashes. Answers their values.
+static GET_MANY: Script = Script::new(
+    "local values = {}
+for i = 1, #KEYS do values[i] = redis.call('HGET', KEYS[i], 'v') end
+return values",
+);
+
+/// Keys: the sorted set, the hash. Arguments: n, delta, key. The sum is read back as text: Lua's numbers have 53 bits. A time to
+/// live stays, as with any increment in Redis.
+static INCREMENT: Script = Script::new(
+    "redis.call('HINCRBY', KEYS[2], 'v', ARGV[2])
+redis.call('HSET', KEYS[2], 'n', ARGV[1])
+redis.call('ZADD', KEYS[1], 0, ARGV[3])
+return redis.call('HGET', KEYS[2], 'v')",
+);
+
+/// Keys: the sorted set, the hash. Arguments: the new n, the n expected or nothing for absent, key, value. Answers 1, or what
+/// stands there.
+static SWAP: Script = Script::new(
+    "local now = redis.call('HMGET', KEYS[2], 'v', 'n')
+if (now[2] or '') ~= ARGV[2] then return now end
+redis.call('HSET', KEYS[2], 'v', ARGV[4], 'n', ARGV[1])
+redis.call('PERSIST', KEYS[2])
+redis.call('ZADD', KEYS[1], 0, ARGV[3])
+return 1",
+);
+
+/// Keys: the sorted set. Arguments: lower and upper bound, most keys, most bytes, and what a key's name begins with. Answers
+/// whether more is to come, the last key looked at, and the keys.
+static LIST: Script = Script::new(
+    "local max, room = tonumber(ARGV[3]), tonumber(ARGV[4])
+local found = redis.call('ZRANGEBYLEX', KEYS[1], ARGV[1], ARGV[2], 'LIMIT', 0, max + 1)
+local more, last, keys = 0, '', {}
+for i = 1, #found do
+  local key = found[i]
+  if i > max or (i > 1 and room < #key) then more = 1 break end
+  last, room = key, room - #key
+  if redis.call('EXISTS', ARGV[5] .. key) == 1 then keys[#keys + 1] = key else redis.call('ZREM', KEYS[1], key) end
+end
+return {more, last, keys}",
+);
+
+/// A Redis server or cluster.
+#[derive(Clone)]
+pub struct Redis {
+    link: Arc<Link>,
+    policy: Policy,
+    prefix: String,
+    groups: u8,
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis").field("prefix", &self.prefix).field("groups", &self.groups).finish_non_exhaustive()
+    }
+}
+
+impl Redis {
+    /// The server or cluster at `url`; it is connected to by the first call.
+    ///
+    /// # Errors
+    /// [`Code::Invalid`] for a URL that the client library does not take.
+    pub fn new(url: &Url, policy: Policy) -> Result<Self, Error> {
+        let clustered = url.scheme().ends_with("-cluster");
+        let link = Link::new(url, clustered, policy)?;
+        let groups = if clustered { CLUSTER_GROUPS } else { 1 };
+        let prefix = query(url, "prefix").unwrap_or_default();
+        if prefix.contains(['{', '}']) {
+            return Err(Error::with_detail(Code::Invalid, "a prefix has no braces: they mark the part that is hashed"));
+        }
+        Ok(Redis { link: Arc::new(link), policy, prefix, groups })
+    }
+}
+
+impl RemoteBackend for Redis {
+    fn capabilities(&self) -> Capabilities {
+        let one = self.groups == 1;
+        Capabilities { ordered: one, ..CAPABILITIES }
+    }
+
+    fn bucket(&self, name: &str) -> Result<Arc<dyn RemoteBucket>, Error> {
+        let bucket = escaped(name);
+        let bases = match self.groups {
+            1 => vec![format!("{}{{{bucket}}}", self.prefix)],
+            groups => (0..groups).map(|group| format!("{}{{{bucket}/{group}}}", self.prefix)).collect(),
+        };
+        Ok(Arc::new(RedisBucket { link: self.link.clone(), policy: self.policy, identity: name.to_owned(), bases }))
+    }
+}
+
+struct RedisBucket {
+    link: Arc<Link>,
+    policy: Policy,
+    identity: String,
+    /// What the names of each group begin with.
+    bases: Vec<String>,
+}
+
+/// A number that no other write has.
+fn token() -> [u8; 16] {
+    let mut token = [0; 16];
+    fastrand::fill(&mut token);
+    token
+}
+
+impl RedisBucket {
+    /// The group of a key: by a hash that is the same in every process.
+    fn group(&self, key: &str) -> usize {
+        match self.bases.len() {
+            1 => 0,
+            groups => usize::from(crc32(key) as u16) % groups,
+        }
+    }
+
+    fn base(&self, key: &str) -> &str {
+        &self.bases[self.group(key)]
+    }
+
+    /// The name of a key's hash.
+    fn at(&self, key: &str) -> String {
+        format!("{}:{key}", self.base(key))
+    }
+
+    /// The name of the sorted set that a key stands in.
+    fn index(&self, key: &str) -> String {
+        format!("{}!", self.base(key))
+    }
+
+    async fn ask(&self, repeat: Repeat, command: &Cmd) -> Result<Value, Error> {
+        self.policy.run(repeat, || self.link.ask(repeat, command)).await
+    }
+
+    async fn run(&self, repeat: Repeat, script: &Script, keys: &[String], args: &[&[u8]]) -> Result<Value, Error> {
+        self.policy.run(repeat, || self.link.run(repeat, script, keys, args)).await
+    }
+
+    async fn put(&self, key: &str, value: &[u8], options: SetOptions) -> Result<bool, Error> {
+        check(key)?;
+        // Zero would mean for ever, and Redis has no shorter time.
+        let ttl = options.ttl.map_or(0, |ttl| ttl.as_millis().max(1)).to_string();
+        let args: [&[u8]; 5] =
+            [&token(), ttl.as_bytes(), if options.if_absent { b"1" } else { b"0" }, key.as_bytes(), value];
+        // Done a second time, "only if absent" would find the first.
+        let repeat = if options.if_absent { Repeat::Never } else { Repeat::Writes };
+        Ok(self.run(repeat, &SET, &[self.index(key), self.at(key)], &args).await? == Value::Int(1))
+    }
+
+    /// Positions of `keys`, by group, in pieces that one script may hold; a key's order within its group is kept.
+    fn chunks<'k>(
+        &self,
+        count: usize,
+        key: impl Fn(usize) -> &'k str,
+        bytes: impl Fn(usize) -> usize,
+    ) -> Result<Vec<Vec<usize>>, Error> {
+        let mut chunks: Vec<Vec<usize>> = Vec::new();
+        let mut open: Vec<(Option<usize>, usize)> = vec![(None, 0); self.bases.len()];
+        for i in 0..count {
+            check(key(i))?;
+            let (chunk, filled) = &mut open[self.group(key(i))];
+            let size = bytes(i);
+            match chunk.map(|at| &mut chunks[at]) {
+                Some(chunk) if chunk.len() < CHUNK_KEYS && *filled + size <= CHUNK_BYTES => {
+                    chunk.push(i);
+                    *filled += size;
+                }
+                _ => {
+                    *chunk = Some(chunks.len());
+                    *filled = size;
+                    chunks.push(vec![i]);
+                }
+            }
+        }
+        Ok(chunks)
+    }
+
+    async fn get_chunk(&self, keys: &[Key<'_>], chunk: &[usize]) -> Result<Vec<Value>, Error> {
+        let names: Vec<String> = chunk.iter().map(|&i| self.at(keys[i].as_ref())).collect();
+        match self.run(Repeat::Reads, &GET_MANY, &names, &[]).await? {
+            Value::Array(values) if values.len() == chunk.len() => Ok(values),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn set_chunk(&self, pairs: &[(Key<'_>, &[u8])], chunk: &[usize]) -> Result<(), Error> {
+        let Some(first) = chunk.first() else { return Ok(()) };
+        let token = token();
+        let mut names = vec![self.index(pairs[*first].0.as_ref())];
+        let mut args: Vec<&[u8]> = vec![&token, b"0", b"0"];
+        for &i in chunk {
+            let (key, value) = &pairs[i];
+            names.push(self.at(key.as_ref()));
+            args.extend([key.as_ref(), *value]);
+        }
+        self.run(Repeat::Writes, &SET, &names, &args).await.map(drop)
+    }
+
+    async fn delete_chunk(&self, keys: &[Key<'_>], chunk: &[usize]) -> Result<(), Error> {
+        let Some(first) = chunk.first() else { return Ok(()) };
+        let mut names = vec![self.index(keys[*first].as_ref())];
+        names.extend(chunk.iter().map(|&i| self.at(keys[i].as_ref())));
+        let args: Vec<&[u8]> = chunk.iter().map(|&i| keys[i].as_ref()).collect();
+        self.run(Repeat::Writes, &DELETE, &names, &args).await.map(drop)
+    }
+
+    /// One page, of one group or of the end of one and the beginning of the next. A cursor is the group's number and the last key.
+    async fn page(&self, prefix: &str, after: Option<&[u8]>, bounds: PageBounds) -> Result<Page, Error> {
+        let (mut group, mut last) = match after.map(|after| after.split_first()) {
+            None => (0, None),
+            Some(Some((group, last))) if usize::from(*group) < self.bases.len() => {
+                (usize::from(*group), Some(last.to_vec()))
+            }
+            Some(_) => return Err(Error::new(Code::InvalidCursor)),
+        };
+        let mut page = Page::default();
+        let mut room = bounds.bytes_max;
+        while group < self.bases.len() {
+            let max = bounds.keys_max.min(bounds.entries_max) - page.keys.len();
+            let (more, seen, keys) = self.page_of_group(group, prefix, last.take(), max, room).await?;
+            room = room.saturating_sub(keys.iter().map(|key| key.len()).sum());
+            page.keys.extend(keys);
+            if more {
+                page.next = Some(cursor(group, &seen));
+                return Ok(page);
+            }
+            group += 1;
+            if page.keys.len() >= bounds.keys_max.min(bounds.entries_max) || room == 0 {
+                break;
+            }
+        }
+        // No cursor says that no key is left: the groups that were not looked at must be.
+        for group in group..self.bases.len() {
+            if self.holds_some(group, prefix).await? {
+                page.next = Some(cursor(group, b""));
+                break;
+            }
+        }
+        Ok(page)
+    }
+
+    async fn page_of_group(
+        &self,
+        group: usize,
+        prefix: &str,
+        last: Option<Vec<u8>>,
+        max: usize,
+        room: usize,
+    ) -> Result<(bool, Vec<u8>, Vec<Utf8Bytes>), Error> {
+        let base = &self.bases[group];
+        let (lower, upper) = (lower_bound(prefix, last.as_deref()), upper_bound(prefix));
+        let (max, room, name) = (max.to_string(), room.to_string(), format!("{base}:"));
+        let args = [&lower[..], &upper, max.as_bytes(), room.as_bytes(), name.as_bytes()];
+        // It takes out what has expired: repeating that does no harm, but it must reach the node that writes.
+        let answer = self.run(Repeat::Reads, &LIST, &[format!("{base}!")], &args).await?;
+        let Value::Array(parts) = answer else { return Err(unexpected(&answer)) };
+        match <[Value; 3]>::try_from(parts) {
+            Ok([Value::Int(more), Value::BulkString(seen), Value::Array(keys)]) => {
+                let keys = keys.into_iter().filter_map(|key| match key {
+                    Value::BulkString(key) => Utf8Bytes::new(Bytes::from(key)),
+                    _ => None,
+                });
+                Ok((more == 1, seen, keys.collect()))
+            }
+            _ => Err(Error::with_detail(Code::Io, "the listing's answer has another shape")),
+        }
+    }
+
+    async fn holds_some(&self, group: usize, prefix: &str) -> Result<bool, Error> {
+        let (_, _, keys) = self.page_of_group(group, prefix, None, 1, usize::MAX >> 12).await?;
+        Ok(!keys.is_empty())
+    }
+}
+
+/// Where a listing of `prefix` begins, in the words of `ZRANGEBYLEX`. An empty last key is the place before a group.
+fn lower_bound(prefix: &str, last: Option<&[u8]>) -> Vec<u8> {
+    match last {
+        Some(last) if !last.is_empty() => [b"(", last].concat(),
+        _ if prefix.is_empty() => b"-".to_vec(),
+        _ => [b"[", prefix.as_bytes()].concat(),
+    }
+}
+
+/// Where it ends: no key has the byte 255, which UTF-8 does not use.
+fn upper_bound(prefix: &str) -> Vec<u8> {
+    if prefix.is_empty() { b"+".to_vec() } else { [b"(", prefix.as_bytes(), b"\xff"].concat() }
+}
+
+fn cursor(group: usize, last: &[u8]) -> Bytes {
+    let mut cursor = vec![group as u8];
+    cursor.extend_from_slice(last);
+    cursor.into()
+}
+
+fn crc32(key: &str) -> u32 {
+    crc32fast::hash(key.as_bytes())
+}
+
+fn check(key: &str) -> Result<(), Error> {
+    if key.len() > CAPABILITIES.key_bytes_max { Err(Error::new(Code::TooLarge)) } else { Ok(()) }
+}
+
+fn unexpected(answer: &Value) -> Error {
+    // The kind alone: an answer may hold a value.
+    let kind = match answer {
+        Value::Nil => "nothing",
+        Value::Int(_) => "a number",
+        Value::BulkString(_) | Value::SimpleString(_) => "text",
+        Value::Array(_) => "a list",
+        _ => "another kind",
+    };
+    Error::with_detail(Code::Io, format!("the server answered {kind} where something else belongs"))
+}
+
+fn observed(value: Value, token: Value) -> Result<Observed, Error> {
+    match (value, token) {
+        (Value::Nil, Value::Nil) => Ok(Observed { value: None, guard: Guard::Absent }),
+        (Value::BulkString(value), Value::BulkString(token)) => {
+            Ok(Observed { value: Some(value.into()), guard: Guard::Token(token.into()) })
+        }
+        // A hash that no script of ours left so.
+        _ => Err(Error::with_detail(Code::Invalid, "another program's data stands at the key")),
+    }
+}
+
+impl RemoteBucket for RedisBucket {
+    fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    fn get<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Bytes>> {
+        Box::pin(async move {
+            check(key)?;
+            match self.ask(Repeat::Reads, cmd("HGET").arg(self.at(key)).arg("v")).await? {
+                Value::Nil => Ok(None),
+                Value::BulkString(value) => Ok(Some(value.into())),
+                other => Err(unexpected(&other)),
+            }
+        })
+    }
+
+    fn exists<'a>(&'a self, key: &'a str) -> Answer<'a, bool> {
+        Box::pin(async move {
+            check(key)?;
+            Ok(self.ask(Repeat::Reads, cmd("HEXISTS").arg(self.at(key)).arg("v")).await? == Value::Int(1))
+        })
+    }
+
+    fn set<'a>(&'a self, key: &'a str, value: &'a [u8]) -> Answer<'a, ()> {
+        Box::pin(async move { self.put(key, value, SetOptions::default()).await.map(drop) })
+    }
+
+    fn set_with<'a>(&'a self, key: &'a str, value: &'a [u8], options: SetOptions) -> Answer<'a, bool> {
+        Box::pin(self.put(key, value, options))
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move {
+            check(key)?;
+            let names = [self.index(key), self.at(key)];
+            self.run(Repeat::Writes, &DELETE, &names, &[key.as_bytes()]).await.map(drop)
+        })
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a [u8]>, bounds: PageBounds) -> Answer<'a, Page> {
+        Box::pin(self.page(prefix, after, bounds))
+    }
+
+    fn increment<'a>(&'a self, key: &'a str, delta: i64) -> Answer<'a, i64> {
+        Box::pin(async move {
+            check(key)?;
+            let delta = delta.to_string();
+            let args: [&[u8]; 3] = [&token(), delta.as_bytes(), key.as_bytes()];
+            let answer = self.run(Repeat::Never, &INCREMENT, &[self.index(key), self.at(key)], &args).await?;
+            let Value::BulkString(sum) = &answer else { return Err(unexpected(&answer)) };
+            let sum = std::str::from_utf8(sum).ok().and_then(|sum| sum.parse().ok());
+            sum.ok_or_else(|| unexpected(&answer))
+        })
+    }
+
+    fn observe<'a>(&'a self, key: &'a str) -> Answer<'a, Observed> {
+        Box::pin(async move {
+            check(key)?;
+            match self.ask(Repeat::Reads, cmd("HMGET").arg(self.at(key)).arg("v").arg("n")).await? {
+                Value::Array(parts) => match <[Value; 2]>::try_from(parts) {
+                    Ok([value, token]) => observed(value, token),
+                    Err(_) => Err(unexpected(&Value::Nil)),
+                },
+                other => Err(unexpected(&other)),
+            }
+        })
+    }
+
+    fn swap<'a>(&'a self, key: &'a str, guard: &'a Guard, value: &'a [u8]) -> Answer<'a, Swap> {
+        Box::pin(async move {
+            let expected: &[u8] = match guard {
+                Guard::Absent => b"",
+                Guard::Token(token) => token,
+                Guard::Version(_) => return Err(Error::new(Code::Invalid)),
+            };
+            let args: [&[u8]; 4] = [&token(), expected, key.as_bytes(), value];
+            match self.run(Repeat::Never, &SWAP, &[self.index(key), self.at(key)], &args).await? {
+                Value::Int(1) => Ok(Swap::Done),
+                // Lua ends a list at its first nothing: an absent key is an empty list.
+                Value::Array(parts) => {
+                    let mut parts = parts.into_iter();
+                    let (value, token) = (parts.next().unwrap_or(Value::Nil), parts.next().unwrap_or(Value::Nil));
+                    Ok(Swap::Conflict(observed(value, token)?))
+                }
+                other => Err(unexpected(&other)),
+            }
+        })
+    }
+
+    fn get_many<'a>(&'a self, keys: &'a [Key<'a>]) -> Answer<'a, Vec<Option<Pair>>> {
+        Box::pin(async move {
+            let chunks = self.chunks(keys.len(), |i| keys[i].as_ref(), |_| 0)?;
+            let answers = try_join_all(chunks.iter().map(|chunk| self.get_chunk(keys, chunk))).await?;
+            let mut found = vec![None; keys.len()];
+            for (chunk, values) in chunks.iter().zip(answers) {
+                for (&i, value) in chunk.iter().zip(values) {
+                    if let Value::BulkString(value) = value {
+                        let key = Bytes::copy_from_slice(keys[i].as_ref());
+                        found[i] = Utf8Bytes::new(key).map(|key| (key, value.into()));
+                    }
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    fn set_many<'a>(&'a self, pairs: &'a [(Key<'a>, &'a [u8])]) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let chunks = self.chunks(pairs.len(), |i| pairs[i].0.as_ref(), |i| pairs[i].1.len())?;
+            // One after the other within a group, where the last of equal keys must win; groups side by side.
+            for_each_group(
+                self,
+                chunks,
+                |i| pairs[i].0.as_ref(),
+                |chunk| async move { self.set_chunk(pairs, &chunk).await },
+            )
+            .await
+        })
+    }
+
+    fn delete_many<'a>(&'a self, keys: &'a [Key<'a>]) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let chunks = self.chunks(keys.len(), |i| keys[i].as_ref(), |_| 0)?;
+            try_join_all(chunks.iter().map(|chunk| self.delete_chunk(keys, chunk))).await.map(drop)
+        })
+    }
+}
+
+async fn for_each_group<'k, F>(
+    bucket: &RedisBucket,
+    chunks: Vec<Vec<usize>>,
+    key: impl Fn(usize) -> &'k str,
+    call: impl Fn(Vec<usize>) -> F + Copy,
+) -> Result<(), Error>
+where
+    F: Future<Output = Result<(), Error>>,
+{
+    let mut groups: Vec<Vec<Vec<usize>>> = vec![Vec::new(); bucket.bases.len()];
+    for chunk in chunks {
+        if let Some(&first) = chunk.first() {
+            groups[bucket.group(key(first))].push(chunk);
+        }
+    }
+    let in_order = |chunks: Vec<Vec<usize>>| async move {
+        for chunk in chunks {
+            call(chunk).await?;
+        }
+        Ok(())
+    };
+    try_join_all(groups.into_iter().filter(|chunks| !chunks.is_empty()).map(in_order)).await.map(drop)
+}

@@ -1,0 +1,43 @@
+//! Back ends behind a network, each against a real server that the test starts: what every call must do, and what it must do when the
+//! network or the server does not.
+//!
+//! Flow: `servers` (a process on a free loopback port, a directory of its own, gone at the end) -> `remote::connect` ->
+//! `conformance::all` (the cases of semantics, on the trait) and `faults` (through a proxy that delays, cuts and counts).
+//! A server that is not installed: the test says `skipped` and passes on a user's machine; it fails where CI is set.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "backends/conformance.rs"]
+mod conformance;
+#[path = "backends/servers.rs"]
+mod servers;
+
+use kvasi_wasmtime::backend::remote::{Policy, RemoteBackend, connect};
+use std::sync::Arc;
+
+#[allow(dead_code, reason = "used by whichever back ends this build has")]
+async fn connected(url: &str) -> Arc<dyn RemoteBackend> {
+    connect(&url.parse().unwrap(), Policy::default()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_as_the_measure_of_the_cases() {
+    conformance::all(&conformance::Memories::default()).await;
+}
+
+#[cfg(feature = "redis")]
+mod redis {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn redis_conforms() {
+        let Some(server) = servers::redis() else { return };
+        conformance::all(&*connected(&server.url).await).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn redis_cluster_conforms() {
+        let Some(cluster) = servers::redis_cluster() else { return };
+        conformance::all(&*connected(&cluster.url).await).await;
+    }
+}

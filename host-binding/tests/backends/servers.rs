@@ -1,0 +1,151 @@
+//! Servers of their own for tests: started on free loopback ports, each in a directory of its own, ended with the value.
+
+#![allow(dead_code, reason = "each back end uses its own server")]
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// How long a server may take until it answers.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Running servers, one or several that work together.
+pub(crate) struct Server {
+    pub(crate) url: String,
+    pub(crate) ports: Vec<u16>,
+    pub(crate) children: Vec<Child>,
+    dir: TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            // It may have ended by itself, or by the test.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Server {
+    fn new() -> Server {
+        Server { url: String::new(), ports: Vec::new(), children: Vec::new(), dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// Starts one process in a directory of its own; what it says goes to a file there.
+    pub(crate) fn start(&mut self, port: u16, command: impl FnOnce(&Path) -> Command) {
+        let dir = self.dir.path().join(port.to_string());
+        std::fs::create_dir_all(&dir).unwrap();
+        let log = File::create(dir.join("out")).unwrap();
+        let mut command = command(&dir);
+        command.current_dir(&dir).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.children.push(command.spawn().unwrap());
+        self.ports.push(port);
+    }
+
+    /// Waits until `ready` says so.
+    pub(crate) fn wait(&self, what: &str, mut ready: impl FnMut() -> bool) {
+        let begun = Instant::now();
+        while !ready() {
+            assert!(begun.elapsed() < PATIENCE, "{what} does not answer; see {}", self.dir.path().display());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Whether a program is here; if not, a line says what is skipped, and where CI is set that is a failure.
+pub(crate) fn installed(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    found || skipped(program)
+}
+
+/// Says that a server is missing.
+pub(crate) fn skipped(what: &str) -> bool {
+    assert!(std::env::var_os("CI").is_none(), "{what} is not installed, and in CI it must be");
+    eprintln!("skipped: {what} is not installed");
+    false
+}
+
+/// A port that nobody listens on now.
+pub(crate) fn free_port() -> u16 {
+    // A cluster's bus port is 10,000 above: both must exist.
+    loop {
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        if port < 50_000 && TcpListener::bind((Ipv4Addr::LOCALHOST, port + 10_000)).is_ok() {
+            return port;
+        }
+        // Above, the system may give the next ones: try one below by hand.
+        let below = port - 20_000;
+        let free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+        if free(below) && free(below + 10_000) {
+            return below;
+        }
+    }
+}
+
+/// What a server answers to one line, if it does.
+fn answer(port: u16, line: &[u8]) -> Option<Vec<u8>> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+    stream.write_all(line).ok()?;
+    let mut answer = vec![0; 4096];
+    let read = stream.read(&mut answer).ok()?;
+    answer.truncate(read);
+    Some(answer)
+}
+
+fn redis_answers(port: u16, line: &[u8], words: &str) -> bool {
+    answer(port, line).is_some_and(|answer| String::from_utf8_lossy(&answer).contains(words))
+}
+
+fn redis_command(port: u16, dir: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new("redis-server");
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"]);
+    command.arg(dir).args(more);
+    command
+}
+
+/// One Redis server.
+pub(crate) fn redis() -> Option<Server> {
+    if !installed("redis-server") {
+        return None;
+    }
+    let mut server = Server::new();
+    let port = free_port();
+    server.start(port, |dir| redis_command(port, dir, &[]));
+    server.wait("redis-server", || redis_answers(port, b"PING\r\n", "PONG"));
+    server.url = format!("redis://127.0.0.1:{port}");
+    Some(server)
+}
+
+/// Three Redis masters that share the slots.
+pub(crate) fn redis_cluster() -> Option<Server> {
+    if !installed("redis-server") || !installed("redis-cli") {
+        return None;
+    }
+    let mut server = Server::new();
+    for _ in 0..3 {
+        let port = free_port();
+        let more =
+            ["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", "2000"];
+        server.start(port, |dir| redis_command(port, dir, &more));
+    }
+    let ports = server.ports.clone();
+    server.wait("redis-server", || ports.iter().all(|port| redis_answers(*port, b"PING\r\n", "PONG")));
+    let nodes: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+    let create = Command::new("redis-cli")
+        .args(["--cluster", "create"])
+        .args(&nodes)
+        .args(["--cluster-replicas", "0", "--cluster-yes"])
+        .output()
+        .unwrap();
+    assert!(create.status.success(), "{}", String::from_utf8_lossy(&create.stdout));
+    server
+        .wait("the cluster", || ports.iter().all(|port| redis_answers(*port, b"CLUSTER INFO\r\n", "cluster_state:ok")));
+    server.url = format!("redis-cluster://{}?node={}&node={}", nodes[0], nodes[1], nodes[2]);
+    Some(server)
+}
