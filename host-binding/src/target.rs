@@ -7,8 +7,18 @@ use std::str::FromStr;
 use url::Url;
 
 /// The kinds of services that the crate has features for.
-const SERVICES: [&str; 9] =
-    ["redis", "rediss", "redis-cluster", "rediss-cluster", "memcached", "etcd", "dynamodb", "cosmos", "firestore"];
+const SERVICES: [&str; 10] = [
+    "redis",
+    "rediss",
+    "redis-cluster",
+    "rediss-cluster",
+    "memcached",
+    "etcd",
+    "etcds",
+    "dynamodb",
+    "cosmos",
+    "firestore",
+];
 
 /// A place for keys: `DIR`, `engine:DIR`, or a URL such as `redis://host:6379`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

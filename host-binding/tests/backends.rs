@@ -41,3 +41,20 @@ mod redis {
         conformance::all(&*connected(&cluster.url).await).await;
     }
 }
+
+#[cfg(feature = "etcd")]
+mod etcd {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn etcd_conforms() {
+        let Some(server) = servers::etcd(1) else { return };
+        conformance::all(&*connected(&server.url).await).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn three_etcd_nodes_conform() {
+        let Some(servers) = servers::etcd(3) else { return };
+        conformance::all(&*connected(&servers.url).await).await;
+    }
+}

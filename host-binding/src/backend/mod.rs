@@ -7,6 +7,8 @@
 //! 2. Keys and values are kept byte for byte. 3. Every write of a key changes its [`Guard`], also one that restores old bytes.
 
 mod engine;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 mod memory;
 #[cfg(feature = "redis")]
 pub mod redis;

@@ -168,6 +168,14 @@ fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(0.5 + 0.5 * f64::from(fastrand::u16(..)) / f64::from(u16::MAX))
 }
 
+/// The number that a value says in decimal, in the one spelling that counts as one: as the engine's increment reads it.
+#[cfg(feature = "etcd")]
+pub(crate) fn number(value: &[u8]) -> Result<i64, Error> {
+    let text = std::str::from_utf8(value).ok();
+    let number = text.and_then(|text| text.parse::<i64>().ok().filter(|number| number.to_string() == text));
+    number.ok_or_else(|| Error::new(Code::NotANumber))
+}
+
 /// A parameter of a target's URL.
 pub(crate) fn query(url: &Url, name: &str) -> Option<String> {
     queries(url, name).next()
@@ -207,6 +215,8 @@ pub async fn connect(target: &Url, policy: Policy) -> Result<Arc<dyn RemoteBacke
         "redis" | "rediss" | "redis-cluster" | "rediss-cluster" => {
             Ok(Arc::new(super::redis::Redis::new(target, policy)?))
         }
+        #[cfg(feature = "etcd")]
+        "etcd" | "etcds" => Ok(Arc::new(super::etcd::Etcd::new(target, policy)?)),
         scheme => Err(Error::with_detail(
             Code::Unsupported,
             format!("this build has no back end for {scheme}://: it is made with the cargo feature of that name"),

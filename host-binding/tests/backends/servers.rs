@@ -98,7 +98,7 @@ fn answer(port: u16, line: &[u8]) -> Option<Vec<u8>> {
     Some(answer)
 }
 
-fn redis_answers(port: u16, line: &[u8], words: &str) -> bool {
+fn answers_with(port: u16, line: &[u8], words: &str) -> bool {
     answer(port, line).is_some_and(|answer| String::from_utf8_lossy(&answer).contains(words))
 }
 
@@ -117,7 +117,7 @@ pub(crate) fn redis() -> Option<Server> {
     let mut server = Server::new();
     let port = free_port();
     server.start(port, |dir| redis_command(port, dir, &[]));
-    server.wait("redis-server", || redis_answers(port, b"PING\r\n", "PONG"));
+    server.wait("redis-server", || answers_with(port, b"PING\r\n", "PONG"));
     server.url = format!("redis://127.0.0.1:{port}");
     Some(server)
 }
@@ -135,7 +135,7 @@ pub(crate) fn redis_cluster() -> Option<Server> {
         server.start(port, |dir| redis_command(port, dir, &more));
     }
     let ports = server.ports.clone();
-    server.wait("redis-server", || ports.iter().all(|port| redis_answers(*port, b"PING\r\n", "PONG")));
+    server.wait("redis-server", || ports.iter().all(|port| answers_with(*port, b"PING\r\n", "PONG")));
     let nodes: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
     let create = Command::new("redis-cli")
         .args(["--cluster", "create"])
@@ -145,7 +145,41 @@ pub(crate) fn redis_cluster() -> Option<Server> {
         .unwrap();
     assert!(create.status.success(), "{}", String::from_utf8_lossy(&create.stdout));
     server
-        .wait("the cluster", || ports.iter().all(|port| redis_answers(*port, b"CLUSTER INFO\r\n", "cluster_state:ok")));
+        .wait("the cluster", || ports.iter().all(|port| answers_with(*port, b"CLUSTER INFO\r\n", "cluster_state:ok")));
     server.url = format!("redis-cluster://{}?node={}&node={}", nodes[0], nodes[1], nodes[2]);
+    Some(server)
+}
+
+/// So many etcd nodes, one cluster.
+pub(crate) fn etcd(nodes: usize) -> Option<Server> {
+    if !installed("etcd") {
+        return None;
+    }
+    let mut server = Server::new();
+    let ports: Vec<(u16, u16)> = (0..nodes).map(|_| (free_port(), free_port())).collect();
+    let local = |port: u16| format!("http://127.0.0.1:{port}");
+    let cluster: Vec<String> = ports.iter().map(|(port, peer)| format!("n{port}={}", local(*peer))).collect();
+    for (port, peer) in &ports {
+        server.start(*port, |dir| {
+            let mut command = Command::new("etcd");
+            command.args(["--name", &format!("n{port}"), "--data-dir"]).arg(dir.join("data"));
+            for (flag, port) in [("client", port), ("peer", peer)] {
+                command.args([format!("--listen-{flag}-urls"), local(*port)]);
+            }
+            command.args(["--advertise-client-urls", &local(*port), "--initial-advertise-peer-urls", &local(*peer)]);
+            command.args([
+                "--initial-cluster",
+                &cluster.join(","),
+                "--initial-cluster-state",
+                "new",
+                "--unsafe-no-fsync",
+            ]);
+            command
+        });
+    }
+    let healthy = |port: u16| answers_with(port, b"GET /health HTTP/1.0\r\n\r\n", "\"true\"");
+    server.wait("etcd", || ports.iter().all(|(port, _)| healthy(*port)));
+    let more: Vec<String> = ports[1..].iter().map(|(port, _)| format!("node=127.0.0.1:{port}")).collect();
+    server.url = format!("etcd://127.0.0.1:{}?{}", ports[0].0, more.join("&"));
     Some(server)
 }

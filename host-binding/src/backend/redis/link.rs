@@ -39,7 +39,7 @@ impl Script {
 }
 
 enum Server {
-    One(Client),
+    One(Box<Client>),
     /// One client repeats by itself what a node that has moved or fallen did not answer; the other never does.
     Cluster {
         repeating: Box<ClusterClient>,
@@ -80,7 +80,7 @@ impl Link {
                 once: Box::new(build(0).map_err(invalid)?),
             }
         } else {
-            Server::One(Client::open(address(url, url.scheme())).map_err(invalid)?)
+            Server::One(Box::new(Client::open(address(url, url.scheme())).map_err(invalid)?))
         };
         Ok(Link { server, timeout, wire: Mutex::new((0, None)) })
     }

@@ -1,0 +1,430 @@
+//! etcd as a back end. URL: `etcd://[user:password@]host[:port][?node=host:port&…&prefix=P]`, `etcds://` with TLS.
+//!
+//! A key stands at `P` + bucket, escaped + `/` + key; an expiry is a lease of its own.
+//!
+//! Flow: [`RemoteBucket`] -> [`Policy::run`] -> the key-value service of etcd's version 3 protocol.
+//! Invariants: 1. The guard of a compare-and-swap is the key's modification revision, which the whole cluster never gives twice. 2. Reads
+//! are linearizable: a quorum is asked. 3. A batch is atomic up to 128 keys and 1 MiB, what one transaction holds; larger
+//! ones are several, in order. 4. An increment is a loop of read and conditional write; whoever loses too many races is told that the key is busy.
+
+use super::remote::{Answer, Failure, Policy, RemoteBackend, RemoteBucket, Repeat, escaped, queries, query};
+use super::{Capabilities, Guard, Key, Observed, Page, PageBounds, Pair, SetOptions, Swap};
+use crate::{Code, Error, Utf8Bytes};
+use bytes::Bytes;
+use etcd_client::{
+    Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, GetResponse, KeyValue, KvClient, PutOptions,
+    SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, TxnResponse,
+};
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::OnceCell;
+use url::Url;
+
+/// What one transaction holds where the server is set up as it comes.
+const TXN_KEYS_MAX: usize = 128;
+const TXN_BYTES_MAX: usize = 1 << 20;
+/// Largest answer taken: 128 values of the greatest length.
+const ANSWER_BYTES_MAX: usize = 256 << 20;
+/// Rounds of an increment before its caller is told that the key is busy.
+const ROUNDS_MAX: u32 = 64;
+
+const CAPABILITIES: Capabilities = Capabilities {
+    atomic_batches: false,
+    snapshot_reads: false,
+    ordered: true,
+    watchable: false,
+    durable: true,
+    expiring: true,
+    key_bytes_max: 32 << 10,
+    value_bytes_max: TXN_BYTES_MAX,
+};
+
+/// An etcd cluster.
+#[derive(Clone)]
+pub struct Etcd {
+    link: Arc<Link>,
+    prefix: String,
+}
+
+impl fmt::Debug for Etcd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Etcd").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+impl Etcd {
+    /// The cluster at `url`; it is connected to by the first call.
+    ///
+    /// # Errors
+    /// None today: an address that is none is found by the first call.
+    pub fn new(url: &Url, policy: Policy) -> Result<Self, Error> {
+        let scheme = if url.scheme() == "etcds" { "https" } else { "http" };
+        let first = format!("{}:{}", url.host_str().unwrap_or("localhost"), url.port().unwrap_or(2379));
+        let nodes = std::iter::once(first).chain(queries(url, "node")).map(|node| format!("{scheme}://{node}"));
+        // A node that is gone is noticed while calls wait for it, and another one is asked.
+        let mut options = ConnectOptions::new()
+            .with_timeout(policy.timeout / 2)
+            .with_connect_timeout(policy.timeout / 2)
+            .with_keep_alive(Duration::from_secs(2), policy.timeout / 4);
+        if !url.username().is_empty() {
+            options = options.with_user(decoded(url.username()), decoded(url.password().unwrap_or_default()));
+        }
+        let link = Link { nodes: nodes.collect(), options, policy, client: OnceCell::new() };
+        Ok(Etcd { link: Arc::new(link), prefix: query(url, "prefix").unwrap_or_default() })
+    }
+}
+
+fn decoded(text: &str) -> String {
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
+impl RemoteBackend for Etcd {
+    fn capabilities(&self) -> Capabilities {
+        CAPABILITIES
+    }
+
+    fn bucket(&self, name: &str) -> Result<Arc<dyn RemoteBucket>, Error> {
+        let base = format!("{}{}/", self.prefix, escaped(name));
+        Ok(Arc::new(EtcdBucket { link: self.link.clone(), identity: name.to_owned(), base }))
+    }
+}
+
+struct Link {
+    nodes: Vec<String>,
+    options: ConnectOptions,
+    policy: Policy,
+    client: OnceCell<Client>,
+}
+
+impl Link {
+    async fn client(&self) -> Result<&Client, Failure> {
+        // Signing in is the only request that connecting makes: none of it writes.
+        let connect = || Client::connect(&self.nodes, Some(self.options.clone()));
+        self.client.get_or_try_init(connect).await.map_err(|error| match failure(error) {
+            Failure::Unknown(error) => Failure::NotApplied(error),
+            other => other,
+        })
+    }
+
+    async fn run<R, F>(&self, repeat: Repeat, call: impl Fn(KvClient) -> F) -> Result<R, Error>
+    where
+        F: Future<Output = Result<R, etcd_client::Error>>,
+    {
+        let call = &call;
+        let attempt = || async move {
+            let service = self.client().await?.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX);
+            call(service).await.map_err(failure)
+        };
+        self.policy.run(repeat, attempt).await
+    }
+}
+
+/// What a failed request says about itself.
+fn failure(error: etcd_client::Error) -> Failure {
+    let etcd_client::Error::GRpcStatus(status) = &error else {
+        return match error {
+            etcd_client::Error::InvalidArgs(_) | etcd_client::Error::InvalidUri(_) => {
+                Failure::Final(Error::with_detail(Code::Invalid, error))
+            }
+            _ => Failure::Unknown(Error::with_detail(Code::Io, error)),
+        };
+    };
+    let has = |words: &str| status.message().contains(words);
+    let code = match i32::from(status.code()) {
+        // A connection that was refused carried no request.
+        GRPC_UNAVAILABLE if refused(status) || has("no leader") => {
+            return Failure::NotApplied(Error::with_detail(Code::Busy, error));
+        }
+        GRPC_RESOURCE_EXHAUSTED if has("too many requests") => {
+            return Failure::NotApplied(Error::with_detail(Code::Busy, error));
+        }
+        GRPC_INVALID_ARGUMENT | GRPC_RESOURCE_EXHAUSTED if has("too large") || has("larger than max") => Code::TooLarge,
+        GRPC_RESOURCE_EXHAUSTED if has("space exceeded") => Code::NoSpace,
+        GRPC_INVALID_ARGUMENT | GRPC_FAILED_PRECONDITION => Code::Invalid,
+        GRPC_PERMISSION_DENIED | GRPC_UNAUTHENTICATED => Code::Io,
+        _ => return Failure::Unknown(Error::with_detail(Code::Io, error)),
+    };
+    Failure::Final(Error::with_detail(code, error))
+}
+
+const GRPC_INVALID_ARGUMENT: i32 = 3;
+const GRPC_PERMISSION_DENIED: i32 = 7;
+const GRPC_RESOURCE_EXHAUSTED: i32 = 8;
+const GRPC_FAILED_PRECONDITION: i32 = 9;
+const GRPC_UNAVAILABLE: i32 = 14;
+const GRPC_UNAUTHENTICATED: i32 = 16;
+
+/// Whether no node took the connection.
+fn refused(status: &(dyn std::error::Error + 'static)) -> bool {
+    let mut source = Some(status);
+    while let Some(error) = source {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+struct EtcdBucket {
+    link: Arc<Link>,
+    identity: String,
+    base: String,
+}
+
+impl EtcdBucket {
+    fn at(&self, key: &str) -> Result<Vec<u8>, Error> {
+        if key.len() > CAPABILITIES.key_bytes_max {
+            return Err(Error::new(Code::TooLarge));
+        }
+        Ok(format!("{}{key}", self.base).into_bytes())
+    }
+
+    async fn find(&self, at: &[u8]) -> Result<Option<KeyValue>, Error> {
+        let found = self.link.run(Repeat::Reads, |mut service| async move { service.get(at, None).await }).await?;
+        Ok(first(found))
+    }
+
+    async fn transact(&self, repeat: Repeat, txn: Txn) -> Result<TxnResponse, Error> {
+        let txn = &txn;
+        self.link.run(repeat, |mut service| async move { service.txn(txn.clone()).await }).await
+    }
+
+    async fn put(&self, key: &str, value: &[u8], options: SetOptions) -> Result<bool, Error> {
+        let at = self.at(key)?;
+        check_value(value)?;
+        let lease = match options.ttl {
+            None => None,
+            Some(ttl) => Some(PutOptions::new().with_lease(self.lease(ttl).await?)),
+        };
+        let put = TxnOp::put(at.clone(), value, lease);
+        if options.if_absent {
+            let txn = Txn::new().when([Compare::create_revision(at, CompareOp::Equal, 0)]).and_then([put]);
+            return Ok(self.transact(Repeat::Never, txn).await?.succeeded());
+        }
+        self.transact(Repeat::Writes, Txn::new().and_then([put])).await.map(|_| true)
+    }
+
+    /// A lease for one key. One that is never used ends by itself.
+    async fn lease(&self, ttl: Duration) -> Result<i64, Error> {
+        let seconds = i64::try_from(ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0)).unwrap_or(i64::MAX).max(1);
+        let granted = self.link.policy.run(Repeat::Reads, || async move {
+            let mut leases = self.link.client().await?.lease_client();
+            leases.grant(seconds, None).await.map_err(failure)
+        });
+        Ok(granted.await?.id())
+    }
+
+    async fn get_chunk(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Pair>>, Error> {
+        let mut gets = Vec::with_capacity(keys.len());
+        for key in keys {
+            gets.push(TxnOp::get(self.at(key.as_ref())?, None));
+        }
+        let answers = self.transact(Repeat::Reads, Txn::new().and_then(gets)).await?.op_responses();
+        let pairs = keys.iter().zip(answers).map(|(key, answer)| {
+            let TxnOpResponse::Get(found) = answer else { return None };
+            let value = first(found)?.into_key_value().1;
+            Some((Utf8Bytes::new(Bytes::copy_from_slice(key.as_ref()))?, Bytes::from(value)))
+        });
+        Ok(pairs.collect())
+    }
+
+    async fn page(&self, prefix: &str, after: Option<&[u8]>, bounds: PageBounds) -> Result<Page, Error> {
+        let begin = [self.base.as_bytes(), prefix.as_bytes()].concat();
+        // No key of the bucket has the byte 255 after its base: UTF-8 does not use it.
+        let end = [&begin[..], b"\xff"].concat();
+        let from = match after {
+            None => begin,
+            // The least key above `after`.
+            Some(after) => [self.base.as_bytes(), after, b"\0"].concat(),
+        };
+        if from >= end {
+            return Ok(Page::default());
+        }
+        let limit = bounds.keys_max.min(bounds.entries_max).max(1);
+        let options = GetOptions::new().with_range(end).with_keys_only().with_limit(limit as i64);
+        let options = options.with_sort(SortTarget::Key, SortOrder::Ascend);
+        let (from, options) = (&from, &options);
+        let get = |mut service: KvClient| async move { service.get(from.clone(), Some(options.clone())).await };
+        let mut found = self.link.run(Repeat::Reads, get).await?;
+        let (mut more, mut room) = (found.more(), bounds.bytes_max);
+        let mut page = Page::default();
+        let mut last = None;
+        for entry in found.take_kvs() {
+            let key = Bytes::from(entry.into_key_value().0);
+            let key = key.slice(self.base.len().min(key.len())..);
+            if last.is_some() && key.len() > room {
+                more = true;
+                break;
+            }
+            room = room.saturating_sub(key.len());
+            last = Some(key.clone());
+            page.keys.extend(Utf8Bytes::new(key));
+        }
+        page.next = if more { last } else { None };
+        Ok(page)
+    }
+
+    async fn add(&self, key: &str, delta: i64) -> Result<i64, Error> {
+        let at = self.at(key)?;
+        for _ in 0..ROUNDS_MAX {
+            let now = self.find(&at).await?;
+            let before = now.as_ref().map_or(Ok(0), |now| super::remote::number(now.value()))?;
+            let sum = before.checked_add(delta).ok_or_else(|| Error::new(Code::Overflow))?;
+            let guard = now.as_ref().map_or(0, KeyValue::mod_revision);
+            // The key stays on the lease it has.
+            let keep = now.as_ref().filter(|now| now.lease() != 0).map(|now| PutOptions::new().with_lease(now.lease()));
+            let txn = Txn::new()
+                .when([Compare::mod_revision(at.clone(), CompareOp::Equal, guard)])
+                .and_then([TxnOp::put(at.clone(), sum.to_string(), keep)]);
+            if self.transact(Repeat::Never, txn).await?.succeeded() {
+                return Ok(sum);
+            }
+        }
+        Err(Error::new(Code::Busy))
+    }
+}
+
+fn check_value(value: &[u8]) -> Result<(), Error> {
+    if value.len() > CAPABILITIES.value_bytes_max { Err(Error::new(Code::TooLarge)) } else { Ok(()) }
+}
+
+fn first(mut found: GetResponse) -> Option<KeyValue> {
+    found.take_kvs().into_iter().next()
+}
+
+fn observed(now: Option<KeyValue>) -> Observed {
+    match now {
+        None => Observed { value: None, guard: Guard::Absent },
+        Some(now) => {
+            let guard = Guard::Token(Bytes::copy_from_slice(&now.mod_revision().to_le_bytes()));
+            Observed { value: Some(now.into_key_value().1.into()), guard }
+        }
+    }
+}
+
+impl RemoteBucket for EtcdBucket {
+    fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    fn get<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Bytes>> {
+        Box::pin(async move { Ok(self.find(&self.at(key)?).await?.map(|found| found.into_key_value().1.into())) })
+    }
+
+    fn exists<'a>(&'a self, key: &'a str) -> Answer<'a, bool> {
+        Box::pin(async move {
+            let at = &self.at(key)?;
+            let count = |mut service: KvClient| async move {
+                service.get(at.clone(), Some(GetOptions::new().with_count_only())).await
+            };
+            Ok(self.link.run(Repeat::Reads, count).await?.count() > 0)
+        })
+    }
+
+    fn set<'a>(&'a self, key: &'a str, value: &'a [u8]) -> Answer<'a, ()> {
+        Box::pin(async move { self.put(key, value, SetOptions::default()).await.map(drop) })
+    }
+
+    fn set_with<'a>(&'a self, key: &'a str, value: &'a [u8], options: SetOptions) -> Answer<'a, bool> {
+        Box::pin(self.put(key, value, options))
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let at = &self.at(key)?;
+            let delete = |mut service: KvClient| async move { service.delete(at.clone(), None).await };
+            self.link.run(Repeat::Writes, delete).await.map(drop)
+        })
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a [u8]>, bounds: PageBounds) -> Answer<'a, Page> {
+        Box::pin(self.page(prefix, after, bounds))
+    }
+
+    fn increment<'a>(&'a self, key: &'a str, delta: i64) -> Answer<'a, i64> {
+        Box::pin(self.add(key, delta))
+    }
+
+    fn observe<'a>(&'a self, key: &'a str) -> Answer<'a, Observed> {
+        Box::pin(async move { Ok(observed(self.find(&self.at(key)?).await?)) })
+    }
+
+    fn swap<'a>(&'a self, key: &'a str, guard: &'a Guard, value: &'a [u8]) -> Answer<'a, Swap> {
+        Box::pin(async move {
+            let at = self.at(key)?;
+            check_value(value)?;
+            let revision = match guard {
+                Guard::Absent => 0,
+                Guard::Token(token) => {
+                    let bytes = token.as_ref().try_into().map_err(|_| Error::new(Code::Invalid))?;
+                    i64::from_le_bytes(bytes)
+                }
+                Guard::Version(_) => return Err(Error::new(Code::Invalid)),
+            };
+            let txn = Txn::new()
+                .when([Compare::mod_revision(at.clone(), CompareOp::Equal, revision)])
+                .and_then([TxnOp::put(at.clone(), value, None)])
+                .or_else([TxnOp::get(at, None)]);
+            let answer = self.transact(Repeat::Never, txn).await?;
+            if answer.succeeded() {
+                return Ok(Swap::Done);
+            }
+            let now = match answer.op_responses().pop() {
+                Some(TxnOpResponse::Get(found)) => first(found),
+                _ => None,
+            };
+            Ok(Swap::Conflict(observed(now)))
+        })
+    }
+
+    fn get_many<'a>(&'a self, keys: &'a [Key<'a>]) -> Answer<'a, Vec<Option<Pair>>> {
+        Box::pin(async move {
+            let mut found = Vec::with_capacity(keys.len());
+            for chunk in keys.chunks(TXN_KEYS_MAX) {
+                found.extend(self.get_chunk(chunk).await?);
+            }
+            Ok(found)
+        })
+    }
+
+    fn set_many<'a>(&'a self, pairs: &'a [(Key<'a>, &'a [u8])]) -> Answer<'a, ()> {
+        Box::pin(async move {
+            // A transaction writes a key once: of equal ones the last.
+            let mut seen = HashSet::new();
+            let mut last: Vec<_> =
+                pairs.iter().rev().filter(|(key, _)| seen.insert(AsRef::<str>::as_ref(key))).collect();
+            last.reverse();
+            let (mut puts, mut bytes) = (Vec::new(), 0);
+            for (key, value) in last {
+                let at = self.at(key.as_ref())?;
+                check_value(value)?;
+                let size = at.len() + value.len();
+                if puts.len() == TXN_KEYS_MAX || (bytes + size > TXN_BYTES_MAX && !puts.is_empty()) {
+                    self.transact(Repeat::Writes, Txn::new().and_then(std::mem::take(&mut puts))).await?;
+                    bytes = 0;
+                }
+                bytes += size;
+                puts.push(TxnOp::put(at, *value, None));
+            }
+            if !puts.is_empty() {
+                self.transact(Repeat::Writes, Txn::new().and_then(puts)).await?;
+            }
+            Ok(())
+        })
+    }
+
+    fn delete_many<'a>(&'a self, keys: &'a [Key<'a>]) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let deletes: Result<Vec<TxnOp>, Error> =
+                keys.iter().map(|key| Ok(TxnOp::delete(self.at(key.as_ref())?, None::<DeleteOptions>))).collect();
+            for chunk in deletes?.chunks(TXN_KEYS_MAX) {
+                self.transact(Repeat::Writes, Txn::new().and_then(chunk)).await?;
+            }
+            Ok(())
+        })
+    }
+}
