@@ -58,3 +58,14 @@ mod etcd {
         conformance::all(&*connected(&servers.url).await).await;
     }
 }
+
+#[cfg(feature = "memcached")]
+mod memcached {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn memcached_conforms() {
+        let Some(server) = servers::memcached() else { return };
+        conformance::all(&*connected(&server.url).await).await;
+    }
+}

@@ -9,6 +9,8 @@
 mod engine;
 #[cfg(feature = "etcd")]
 pub mod etcd;
+#[cfg(feature = "memcached")]
+pub mod memcached;
 mod memory;
 #[cfg(feature = "redis")]
 pub mod redis;

@@ -169,7 +169,7 @@ fn jittered(pause: Duration) -> Duration {
 }
 
 /// The number that a value says in decimal, in the one spelling that counts as one: as the engine's increment reads it.
-#[cfg(feature = "etcd")]
+#[cfg(any(feature = "etcd", feature = "memcached"))]
 pub(crate) fn number(value: &[u8]) -> Result<i64, Error> {
     let text = std::str::from_utf8(value).ok();
     let number = text.and_then(|text| text.parse::<i64>().ok().filter(|number| number.to_string() == text));
@@ -217,6 +217,8 @@ pub async fn connect(target: &Url, policy: Policy) -> Result<Arc<dyn RemoteBacke
         }
         #[cfg(feature = "etcd")]
         "etcd" | "etcds" => Ok(Arc::new(super::etcd::Etcd::new(target, policy)?)),
+        #[cfg(feature = "memcached")]
+        "memcached" => Ok(Arc::new(super::memcached::Memcached::new(target, policy)?)),
         scheme => Err(Error::with_detail(
             Code::Unsupported,
             format!("this build has no back end for {scheme}://: it is made with the cargo feature of that name"),

@@ -183,3 +183,21 @@ pub(crate) fn etcd(nodes: usize) -> Option<Server> {
     server.url = format!("etcd://127.0.0.1:{}?{}", ports[0].0, more.join("&"));
     Some(server)
 }
+
+/// One Memcached server.
+pub(crate) fn memcached() -> Option<Server> {
+    if !installed("memcached") {
+        return None;
+    }
+    let mut server = Server::new();
+    let port = free_port();
+    server.start(port, |_| {
+        let mut command = Command::new("memcached");
+        // As root it wants to become somebody else.
+        command.args(["-l", "127.0.0.1", "-p", &port.to_string(), "-U", "0", "-m", "64", "-u", "nobody"]);
+        command
+    });
+    server.wait("memcached", || answers_with(port, b"version\r\n", "VERSION"));
+    server.url = format!("memcached://127.0.0.1:{port}");
+    Some(server)
+}
