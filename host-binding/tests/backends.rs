@@ -9,6 +9,10 @@
 
 #[path = "backends/conformance.rs"]
 mod conformance;
+#[path = "backends/faults.rs"]
+mod faults;
+#[path = "backends/proxy.rs"]
+mod proxy;
 #[path = "backends/servers.rs"]
 mod servers;
 
@@ -30,6 +34,24 @@ mod redis {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn redis_calls_are_one_round_trip() {
+        let Some(server) = servers::redis() else { return };
+        let (proxy, bucket) = faults::through(&server).await;
+        faults::round_trips(&proxy, &*bucket, 1).await;
+        faults::dropped(&proxy, &*bucket).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn redis_calls_end_in_time_and_are_never_applied_twice() {
+        let Some(mut server) = servers::redis() else { return };
+        let (proxy, bucket) = faults::through(&server).await;
+        faults::silence(&proxy, &*bucket).await;
+        faults::cuts(&proxy, &*bucket).await;
+        let direct = faults::bucket(&server.url).await;
+        faults::stopped(&mut server, &*direct).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn redis_conforms() {
         let Some(server) = servers::redis() else { return };
         conformance::all(&*connected(&server.url).await).await;
@@ -47,21 +69,59 @@ mod etcd {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn etcd_calls_are_one_round_trip() {
+        let Some(server) = servers::etcd(1) else { return };
+        let (proxy, bucket) = faults::through(&server).await;
+        faults::round_trips(&proxy, &*bucket, 2).await;
+        faults::dropped(&proxy, &*bucket).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn etcd_calls_end_in_time_and_are_never_applied_twice() {
+        let Some(mut server) = servers::etcd(1) else { return };
+        let (proxy, bucket) = faults::through(&server).await;
+        faults::silence(&proxy, &*bucket).await;
+        faults::cuts(&proxy, &*bucket).await;
+        let direct = faults::bucket(&server.url).await;
+        faults::stopped(&mut server, &*direct).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn etcd_conforms() {
         let Some(server) = servers::etcd(1) else { return };
         conformance::all(&*connected(&server.url).await).await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn three_etcd_nodes_conform() {
-        let Some(servers) = servers::etcd(3) else { return };
+    async fn three_etcd_nodes_conform_and_live_without_one() {
+        let Some(mut servers) = servers::etcd(3) else { return };
         conformance::all(&*connected(&servers.url).await).await;
+        let bucket = faults::bucket(&servers.url).await;
+        faults::one_of_several_dies(&mut servers, &*bucket).await;
     }
 }
 
 #[cfg(feature = "memcached")]
 mod memcached {
     use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn memcached_calls_are_one_round_trip() {
+        let Some(server) = servers::memcached() else { return };
+        let (proxy, bucket) = faults::through(&server).await;
+        faults::round_trips(&proxy, &*bucket, 2).await;
+        faults::dropped(&proxy, &*bucket).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn memcached_calls_end_in_time_and_are_never_applied_twice() {
+        let Some(mut server) = servers::memcached() else { return };
+        let (proxy, bucket) = faults::through(&server).await;
+        faults::silence(&proxy, &*bucket).await;
+        faults::cuts(&proxy, &*bucket).await;
+        let direct = faults::bucket(&server.url).await;
+        faults::stopped(&mut server, &*direct).await;
+    }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn memcached_conforms() {
