@@ -11,6 +11,9 @@
 mod conformance;
 #[path = "backends/faults.rs"]
 mod faults;
+#[path = "backends/moves.rs"]
+#[cfg(any(feature = "redis", feature = "etcd", feature = "memcached"))]
+mod moves;
 #[path = "backends/proxy.rs"]
 mod proxy;
 #[path = "backends/servers.rs"]
@@ -32,6 +35,12 @@ async fn memory_as_the_measure_of_the_cases() {
 #[cfg(feature = "redis")]
 mod redis {
     use super::*;
+
+    #[test]
+    fn a_component_moves_to_redis_and_back() {
+        let Some(server) = servers::redis() else { return };
+        moves::there_and_back(&server);
+    }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn redis_calls_are_one_round_trip() {
@@ -67,6 +76,12 @@ mod redis {
 #[cfg(feature = "etcd")]
 mod etcd {
     use super::*;
+
+    #[test]
+    fn a_component_moves_to_etcd_and_back() {
+        let Some(server) = servers::etcd(1) else { return };
+        moves::there_and_back(&server);
+    }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn etcd_calls_are_one_round_trip() {
@@ -104,6 +119,12 @@ mod etcd {
 #[cfg(feature = "memcached")]
 mod memcached {
     use super::*;
+
+    #[test]
+    fn a_component_moves_to_memcached_and_back() {
+        let Some(server) = servers::memcached() else { return };
+        moves::there_and_back(&server);
+    }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn memcached_calls_are_one_round_trip() {

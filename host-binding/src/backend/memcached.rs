@@ -2,7 +2,7 @@
 //!
 //! A key stands at `P` + bucket, escaped + `:` + key, in which control characters, spaces and `%` are escaped.
 //!
-//! Flow: [`RemoteBucket`] -> [`Policy::run`] -> a connection of the [`Pool`]: requests written and answers read side by side.
+//! Flow: [`RemoteBucket`] -> [`Policy::run`] -> a connection of the pool: requests written and answers read side by side.
 //! Invariants: 1. A connection is back in the pool only when every answer was read: a call that failed or was dropped takes
 //! its connection with it. 2. The guard of a compare-and-swap is the server's own unique number of the write. The
 //! server counts from the start again when it starts again, but then its data is gone too. 3. Nothing survives the server, and

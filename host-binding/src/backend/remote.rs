@@ -177,11 +177,13 @@ pub(crate) fn number(value: &[u8]) -> Result<i64, Error> {
 }
 
 /// A parameter of a target's URL.
+#[cfg(any(feature = "etcd", feature = "memcached", feature = "redis"))]
 pub(crate) fn query(url: &Url, name: &str) -> Option<String> {
     queries(url, name).next()
 }
 
 /// All parameters of that name.
+#[cfg(any(feature = "etcd", feature = "memcached", feature = "redis"))]
 pub(crate) fn queries<'u>(url: &'u Url, name: &'u str) -> impl Iterator<Item = String> + 'u {
     url.query_pairs().filter(move |(found, _)| found == name).map(|(_, value)| value.into_owned())
 }

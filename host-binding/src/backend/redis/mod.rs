@@ -8,7 +8,7 @@
 //! | `P{bucket}:key`, `P{bucket/g}:key` | hash | `v`: the value; `n`: a number drawn at random by the write that left it so |
 //! | `P{bucket}!`, `P{bucket/g}!` | sorted set | the group's keys, all with score 0: byte order for `list-keys` |
 //!
-//! Flow: [`RemoteBucket`] -> [`Policy::run`] -> [`link`]: a command, or one of [`SCRIPTS`] by its digest -> the server.
+//! Flow: [`RemoteBucket`] -> [`Policy::run`] -> `link`: a command, or a script by its digest -> the server.
 //! Invariants: 1. A call is one request per group of keys: 1 of single calls and of up to 1,000 keys on one server. 2. `n` of a key is
 //! never the same after a write, also after delete and re-creation: 128 random bits, so a compare-and-swap cannot be
 //! fooled. 3. A key stands in the sorted set from the script that writes it to the one that deletes it; one that has expired is
