@@ -12,6 +12,13 @@ mod guest;
 #[path = "conformance/target.rs"]
 mod target;
 
+#[cfg(any(feature = "redis", feature = "etcd", feature = "memcached"))]
+#[path = "backends/servers.rs"]
+mod servers;
+#[cfg(any(feature = "redis", feature = "etcd", feature = "memcached"))]
+#[path = "conformance/services.rs"]
+mod services;
+
 #[path = "conformance/atomics.rs"]
 mod atomics;
 #[path = "conformance/batch.rs"]
@@ -51,6 +58,9 @@ macro_rules! cases {
                 }
             }
         )*
+
+        /// The cases of this file, for whoever runs them one after the other.
+        pub(crate) const CASES: &[(&str, fn(&mut crate::target::Host))] = &[$((stringify!($case), $case)),*];
     };
 }
 pub(crate) use cases;

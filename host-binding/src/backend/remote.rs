@@ -228,10 +228,9 @@ pub async fn connect(target: &Url, policy: Policy) -> Result<Arc<dyn RemoteBacke
     }
 }
 
-/// A remote bucket for callers that cannot await: the calling thread waits for the answer, which a runtime of the back end's
-/// own brings.
+/// A remote bucket for callers that cannot await: the calling thread waits for the answer, which other threads bring.
 ///
-/// Not to be called on a thread that drives async tasks: there it would hold them all up, and tokio refuses it.
+/// On a thread that drives async tasks it holds them all up: an async host awaits the remote bucket itself.
 #[derive(Clone)]
 pub struct Blocking {
     bucket: Arc<dyn RemoteBucket>,
@@ -245,9 +244,15 @@ impl fmt::Debug for Blocking {
 }
 
 impl Blocking {
-    /// `bucket`, whose calls are driven by `runtime`; a multi-threaded one, or one that another thread drives.
+    /// `bucket`, whose connections `runtime` drives: a multi-threaded one, or one that another thread drives.
     pub fn new(bucket: Arc<dyn RemoteBucket>, runtime: tokio::runtime::Handle) -> Self {
         Blocking { bucket, runtime }
+    }
+
+    /// Not the runtime's own `block_on`, which panics on a thread that drives async tasks: a guest's call must not.
+    fn wait<R>(&self, answer: Answer<'_, R>) -> Result<R, Error> {
+        let _entered = self.runtime.enter();
+        pollster::block_on(answer)
     }
 }
 
@@ -257,47 +262,47 @@ impl LocalBucket for Blocking {
     }
 
     fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {
-        self.runtime.block_on(self.bucket.get(key))
+        self.wait(self.bucket.get(key))
     }
 
     fn exists(&self, key: &str) -> Result<bool, Error> {
-        self.runtime.block_on(self.bucket.exists(key))
+        self.wait(self.bucket.exists(key))
     }
 
     fn set(&self, key: &str, value: &[u8]) -> Result<(), Error> {
-        self.runtime.block_on(self.bucket.set(key, value))
+        self.wait(self.bucket.set(key, value))
     }
 
     fn delete(&self, key: &str) -> Result<(), Error> {
-        self.runtime.block_on(self.bucket.delete(key))
+        self.wait(self.bucket.delete(key))
     }
 
     fn list(&self, after: Option<&[u8]>, bounds: PageBounds) -> Result<Page, Error> {
-        self.runtime.block_on(self.bucket.list("", after, bounds))
+        self.wait(self.bucket.list("", after, bounds))
     }
 
     fn increment(&self, key: &str, delta: i64) -> Result<i64, Error> {
-        self.runtime.block_on(self.bucket.increment(key, delta))
+        self.wait(self.bucket.increment(key, delta))
     }
 
     fn observe(&self, key: &str) -> Result<Observed, Error> {
-        self.runtime.block_on(self.bucket.observe(key))
+        self.wait(self.bucket.observe(key))
     }
 
     fn swap(&self, key: &str, guard: &Guard, value: &[u8]) -> Result<Swap, Error> {
-        self.runtime.block_on(self.bucket.swap(key, guard, value))
+        self.wait(self.bucket.swap(key, guard, value))
     }
 
     fn get_many(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Pair>>, Error> {
-        self.runtime.block_on(self.bucket.get_many(keys))
+        self.wait(self.bucket.get_many(keys))
     }
 
     fn set_many(&self, pairs: &[(Key<'_>, &[u8])]) -> Result<(), Error> {
-        self.runtime.block_on(self.bucket.set_many(pairs))
+        self.wait(self.bucket.set_many(pairs))
     }
 
     fn delete_many(&self, keys: &[Key<'_>]) -> Result<(), Error> {
-        self.runtime.block_on(self.bucket.delete_many(keys))
+        self.wait(self.bucket.delete_many(keys))
     }
 }
 

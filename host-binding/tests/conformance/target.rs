@@ -4,6 +4,8 @@
 
 use crate::guest::{Guest, Language};
 use kvasi::{Options, Store};
+#[cfg(any(feature = "redis", feature = "etcd", feature = "memcached"))]
+use kvasi_wasmtime::backend::remote::{Blocking, Policy, RemoteBackend, connect};
 use kvasi_wasmtime::backend::{Backend, Capabilities, LocalBucket, Memory};
 use kvasi_wasmtime::{Limits, Rights, WasiKeyValueCtx, WasiKeyValueCtxBuilder};
 use std::sync::Arc;
@@ -32,6 +34,34 @@ impl Target {
     /// The engine without files.
     pub(crate) fn memory() -> Target {
         Target { backend: Some(Box::new(Memory::new().unwrap())), reopen: None, _dir: None }
+    }
+
+    /// A service that runs already.
+    #[cfg(any(feature = "redis", feature = "etcd", feature = "memcached"))]
+    pub(crate) fn service(url: &str) -> Target {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let url = url.parse().unwrap();
+        let service = runtime.block_on(connect(&url, Policy::default())).unwrap();
+        Target { backend: Some(Box::new(Service { service, runtime })), reopen: None, _dir: None }
+    }
+}
+
+/// A service for guests that are called synchronously.
+#[cfg(any(feature = "redis", feature = "etcd", feature = "memcached"))]
+struct Service {
+    service: Arc<dyn RemoteBackend>,
+    runtime: tokio::runtime::Runtime,
+}
+
+#[cfg(any(feature = "redis", feature = "etcd", feature = "memcached"))]
+impl Backend for Service {
+    fn capabilities(&self) -> Capabilities {
+        self.service.capabilities()
+    }
+
+    fn bucket(&self, name: &str) -> Result<Arc<dyn LocalBucket>, kvasi_wasmtime::Error> {
+        let bucket = self.service.bucket(name)?;
+        Ok(Arc::new(Blocking::new(bucket, self.runtime.handle().clone())))
     }
 }
 

@@ -34,6 +34,8 @@ use url::Url;
 
 /// Groups of keys of a bucket in a cluster: more than a bucket needs nodes, few enough to list one after the other.
 const CLUSTER_GROUPS: u8 = 64;
+/// How a cursor writes its group.
+const GROUPS: &[u8; CLUSTER_GROUPS as usize] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_";
 /// Most keys and most bytes of values in one script: the server does nothing else meanwhile.
 const CHUNK_KEYS: usize = 1_000;
 const CHUNK_BYTES: usize = 4 << 20;
@@ -277,14 +279,17 @@ impl RedisBucket {
         self.run(Repeat::Writes, &DELETE, &names, &args).await.map(drop)
     }
 
-    /// One page, of one group or of the end of one and the beginning of the next. A cursor is the group's number and the last key.
+    /// One page, of one group or of the end of one and the beginning of the next. A cursor is the last key; in a cluster the group
+    /// stands before it.
     async fn page(&self, prefix: &str, after: Option<&[u8]>, bounds: PageBounds) -> Result<Page, Error> {
-        let (mut group, mut last) = match after.map(|after| after.split_first()) {
+        let (mut group, mut last) = match after {
             None => (0, None),
-            Some(Some((group, last))) if usize::from(*group) < self.bases.len() => {
-                (usize::from(*group), Some(last.to_vec()))
+            Some(last) if self.bases.len() == 1 => (0, Some(last.to_vec())),
+            Some(after) => {
+                let (group, last) = after.split_first().ok_or(Error::new(Code::InvalidCursor))?;
+                let group = GROUPS.iter().position(|name| name == group).ok_or(Error::new(Code::InvalidCursor))?;
+                (group, Some(last.to_vec()))
             }
-            Some(_) => return Err(Error::new(Code::InvalidCursor)),
         };
         let mut page = Page::default();
         let mut room = bounds.bytes_max;
@@ -294,7 +299,7 @@ impl RedisBucket {
             room = room.saturating_sub(keys.iter().map(|key| key.len()).sum());
             page.keys.extend(keys);
             if more {
-                page.next = Some(cursor(group, &seen));
+                page.next = Some(self.cursor(group, &seen));
                 return Ok(page);
             }
             group += 1;
@@ -305,7 +310,7 @@ impl RedisBucket {
         // No cursor says that no key is left: the groups that were not looked at must be.
         for group in group..self.bases.len() {
             if self.holds_some(group, prefix).await? {
-                page.next = Some(cursor(group, b""));
+                page.next = Some(self.cursor(group, b""));
                 break;
             }
         }
@@ -339,6 +344,15 @@ impl RedisBucket {
         }
     }
 
+    fn cursor(&self, group: usize, last: &[u8]) -> Bytes {
+        let mut cursor = Vec::with_capacity(1 + last.len());
+        if self.bases.len() > 1 {
+            cursor.push(GROUPS[group]);
+        }
+        cursor.extend_from_slice(last);
+        cursor.into()
+    }
+
     async fn holds_some(&self, group: usize, prefix: &str) -> Result<bool, Error> {
         let (_, _, keys) = self.page_of_group(group, prefix, None, 1, usize::MAX >> 12).await?;
         Ok(!keys.is_empty())
@@ -357,12 +371,6 @@ fn lower_bound(prefix: &str, last: Option<&[u8]>) -> Vec<u8> {
 /// Where it ends: no key has the byte 255, which UTF-8 does not use.
 fn upper_bound(prefix: &str) -> Vec<u8> {
     if prefix.is_empty() { b"+".to_vec() } else { [b"(", prefix.as_bytes(), b"\xff"].concat() }
-}
-
-fn cursor(group: usize, last: &[u8]) -> Bytes {
-    let mut cursor = vec![group as u8];
-    cursor.extend_from_slice(last);
-    cursor.into()
 }
 
 fn crc32(key: &str) -> u32 {
