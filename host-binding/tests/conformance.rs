@@ -60,6 +60,7 @@ macro_rules! cases {
         )*
 
         /// The cases of this file, for whoever runs them one after the other.
+        #[cfg(any(feature = "redis", feature = "etcd", feature = "memcached"))]
         pub(crate) const CASES: &[(&str, fn(&mut crate::target::Host))] = &[$((stringify!($case), $case)),*];
     };
 }
