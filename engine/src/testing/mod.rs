@@ -51,6 +51,11 @@ impl Random {
     }
 }
 
+/// The same options, for a store that makes directory checkpoints from so few bytes of log on.
+pub fn with_checkpoints_from(options: Options, bytes: u64) -> Options {
+    Options { checkpoint_bytes_min: bytes, ..options }
+}
+
 /// Reads `bytes` as a record; what was read is written again and must be the same bytes.
 pub fn read_record(bytes: &[u8]) {
     let Ok((record, len)) = Record::parse(bytes) else { return };
