@@ -1,10 +1,11 @@
 //! increment and compare-and-swap: one call, one look at the key, one record.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use crossbeam_epoch as epoch;
 
-use crate::bucket::Bucket;
+use crate::bucket::{Bucket, after};
 use crate::commit::{Decision, Outcome, Told, check_value};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::record::Record;
@@ -55,6 +56,41 @@ impl Bucket {
             Ok(Decision::<Infallible>::Write(Record { expires, ..Record::set(self.entry.id, key, value) }))
         })?;
         Ok(told.map(|_| sum))
+    }
+
+    /// Sets a key that has no value, for `ttl` from now on if there is one; the version of this write, `None` if the key has a
+    /// value, and then nothing is written. Of several threads that do so one succeeds.
+    ///
+    /// # Errors
+    /// As [`Bucket::set`].
+    pub fn set_if_absent(&self, key: &[u8], value: &[u8], ttl: Option<Duration>) -> Result<Option<Version>> {
+        self.finish(self.begin_set_if_absent(key, value, ttl)?)
+    }
+
+    /// As [`Bucket::set_if_absent`], without waiting for the disk.
+    ///
+    /// # Errors
+    /// As [`Bucket::start_set`].
+    pub fn start_set_if_absent(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        ttl: Option<Duration>,
+    ) -> Result<Commit<Option<Version>>> {
+        Ok(self.start(self.begin_set_if_absent(key, value, ttl)?))
+    }
+
+    fn begin_set_if_absent(&self, key: &[u8], value: &[u8], ttl: Option<Duration>) -> Result<Told<Option<Version>>> {
+        check_value(value)?;
+        let expires = ttl.map(after);
+        let told = self.write(key, |found| match found {
+            Some(_) => Ok(Decision::Keep(())),
+            None => Ok(Decision::Write(Record { expires, ..Record::set(self.entry.id, key, value) })),
+        })?;
+        Ok(told.map(|outcome| match outcome {
+            Outcome::Kept(()) => None,
+            Outcome::Written(version) => Some(Version(version)),
+        }))
     }
 
     /// Writes `value` if the key is still at version `expected`, or still absent if that is `None`. Versions are compared
@@ -149,5 +185,20 @@ mod tests {
             assert_eq!(parse(other.as_bytes()).unwrap_err().kind(), ErrorKind::NotANumber, "{other:?}");
         }
         assert!(parse(b"\xff").is_err());
+    }
+
+    #[test]
+    fn an_absent_key_is_set_once_and_again_when_its_time_is_over() {
+        let store = crate::Store::in_memory(crate::Options::new()).unwrap();
+        let bucket = store.bucket("b").unwrap();
+        let first = bucket.set_if_absent(b"k", b"1", None).unwrap();
+        assert_eq!(bucket.get(b"k").unwrap().map(|value| value.version()), first);
+        assert!(bucket.set_if_absent(b"k", b"2", None).unwrap().is_none());
+        assert_eq!(bucket.get(b"k").unwrap().as_deref(), Some(&b"1"[..]));
+        bucket.set_with_ttl(b"k", b"3", Duration::ZERO).unwrap();
+        assert!(bucket.set_if_absent(b"k", b"4", Some(Duration::from_secs(3600))).unwrap() > first);
+        assert!(bucket.start_set_if_absent(b"k", b"5", None).unwrap().wait().unwrap().is_none());
+        bucket.start_set_with_ttl(b"k", b"6", Duration::ZERO).unwrap().wait().unwrap();
+        assert!(!bucket.exists(b"k").unwrap());
     }
 }

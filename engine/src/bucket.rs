@@ -123,8 +123,15 @@ impl Bucket {
     /// # Errors
     /// As [`Bucket::set`].
     pub fn set_with_ttl(&self, key: &[u8], value: &[u8], ttl: std::time::Duration) -> Result<Version> {
-        let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        self.set_until(key, value, unix_ms().saturating_add(ttl))
+        self.set_until(key, value, after(ttl))
+    }
+
+    /// As [`Bucket::set_with_ttl`], without waiting for the disk.
+    ///
+    /// # Errors
+    /// As [`Bucket::start_set`].
+    pub fn start_set_with_ttl(&self, key: &[u8], value: &[u8], ttl: std::time::Duration) -> Result<Commit<Version>> {
+        Ok(self.start(self.begin_set(key, value, Some(after(ttl)))?))
     }
 
     #[inline]
@@ -183,6 +190,11 @@ impl Bucket {
         self.store.nudge();
         Commit::new(self.store.clone(), told)
     }
+}
+
+/// When a life of `ttl` from now on ends, in milliseconds since 1970.
+pub(crate) fn after(ttl: std::time::Duration) -> u64 {
+    unix_ms().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl Store {

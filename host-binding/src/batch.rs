@@ -4,31 +4,35 @@
 //! Invariants: 1. A batch over a limit changes nothing. 2. The answer of `get-many` is bounded before it is copied into
 //! the guest: the back end's answer only counts references. 3. An empty batch asks no back end.
 
-use crate::backend::{Key, Pair};
-use crate::bindings::store::Error as WitError;
+use crate::backend::{Key, Pair, Reply};
 use crate::ctx::{Grant, Limits, Rights};
-use crate::store::{check_key, check_reply, check_value, within};
+use crate::error::Refusal;
+use crate::pace::Pace;
+use crate::store::{check_key, check_value, within};
 use crate::{Code, Error};
+use std::sync::Arc;
 
 /// A batch whose keys alone are too many: found on the view, before anything is collected.
-pub(crate) fn check_count(grant: &Grant, call: &'static str, needed: Rights, keys: usize) -> Result<(), WitError> {
-    grant.call(call, needed, || within(keys, grant.limits.batch_keys_max))
+pub(crate) fn check_count(grant: &Arc<Grant>, call: &'static str, needed: Rights, keys: usize) -> Result<(), Refusal> {
+    grant.call(call, needed, || Ok(Reply::Now(within(keys, grant.limits.batch_keys_max)))).now()
 }
 
-pub(crate) fn get_many(grant: &Grant, keys: &[Key<'_>]) -> Result<Vec<Option<Pair>>, WitError> {
+pub(crate) fn get_many(grant: &Arc<Grant>, pace: Pace, keys: &[Key<'_>]) -> Reply<Vec<Option<Pair>>, Refusal> {
     grant.call("get-many", Rights::READ, || {
         check_keys(&grant.limits, keys)?;
         if keys.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Reply::Now(Ok(Vec::new())));
         }
-        let pairs = grant.bucket.get_many(keys)?;
-        let reply_bytes = pairs.iter().flatten().map(|(key, value)| key.len() + value.len()).sum();
-        check_reply(&grant.limits, reply_bytes)?;
-        Ok(pairs)
+        let reply_bytes_max = grant.limits.reply_bytes_max;
+        Ok(grant.at(pace).get_many(keys).and_then(move |pairs| {
+            let reply_bytes = pairs.iter().flatten().map(|(key, value)| key.len() + value.len()).sum();
+            within(reply_bytes, reply_bytes_max)?;
+            Ok(pairs)
+        }))
     })
 }
 
-pub(crate) fn set_many(grant: &Grant, pairs: &[(Key<'_>, &[u8])]) -> Result<(), WitError> {
+pub(crate) fn set_many(grant: &Arc<Grant>, pace: Pace, pairs: &[(Key<'_>, &[u8])]) -> Reply<(), Refusal> {
     grant.call("set-many", Rights::WRITE, || {
         let mut batch = Budget::new(&grant.limits);
         for (key, value) in pairs {
@@ -36,14 +40,14 @@ pub(crate) fn set_many(grant: &Grant, pairs: &[(Key<'_>, &[u8])]) -> Result<(), 
             check_value(&grant.limits, value.len())?;
             batch.take(AsRef::<str>::as_ref(key).len() + value.len())?;
         }
-        if pairs.is_empty() { Ok(()) } else { grant.bucket.set_many(pairs) }
+        Ok(if pairs.is_empty() { Reply::Now(Ok(())) } else { grant.at(pace).set_many(pairs) })
     })
 }
 
-pub(crate) fn delete_many(grant: &Grant, keys: &[Key<'_>]) -> Result<(), WitError> {
+pub(crate) fn delete_many(grant: &Arc<Grant>, pace: Pace, keys: &[Key<'_>]) -> Reply<(), Refusal> {
     grant.call("delete-many", Rights::WRITE, || {
         check_keys(&grant.limits, keys)?;
-        if keys.is_empty() { Ok(()) } else { grant.bucket.delete_many(keys) }
+        Ok(if keys.is_empty() { Reply::Now(Ok(())) } else { grant.at(pace).delete_many(keys) })
     })
 }
 

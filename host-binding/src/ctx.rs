@@ -7,6 +7,8 @@
 //! are counted apart: a clone of a context begins with none.
 
 use crate::backend::{Guard, LocalBucket, PageBounds};
+use crate::error::Refusal;
+use crate::pace::{Pace, Paced};
 use crate::{Code, Error};
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -107,18 +109,18 @@ pub(crate) struct Grant {
     pub(crate) limits: Limits,
 }
 
+impl Grant {
+    /// The bucket, asked in this way.
+    pub(crate) fn at(&self, pace: Pace) -> Paced<'_> {
+        Paced { bucket: &*self.bucket, pace }
+    }
+}
+
 /// What a configured name means to this component.
 enum Entry {
     Granted(Arc<Grant>),
     /// Somebody has it; this component has not.
     Withheld,
-}
-
-/// Why a name did not open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    Unknown,
-    Denied,
 }
 
 struct Shared {
@@ -174,9 +176,9 @@ impl WasiKeyValueCtx {
         let entry = if name.len() <= shared.limits.name_bytes_max { shared.names.get(name) } else { None };
         match entry {
             Some(Entry::Granted(grant)) => Ok(grant.clone()),
-            Some(Entry::Withheld) => Err(Refusal::Denied),
-            None if shared.hide_withheld => Err(Refusal::Denied),
-            None => Err(Refusal::Unknown),
+            Some(Entry::Withheld) => Err(Refusal::AccessDenied),
+            None if shared.hide_withheld => Err(Refusal::AccessDenied),
+            None => Err(Refusal::NoSuchStore),
         }
     }
 }

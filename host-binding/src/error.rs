@@ -1,7 +1,7 @@
 //! One table: what went wrong in a back end, what the guest reads of it, and what stays with the host.
 //!
-//! Flow: `backend` -> [`Error`] (a [`Code`] and a detail) -> [`Error::for_guest`] -> the WIT type `error`; the detail
-//! goes to `tracing` on the way. Limits and cursors of the binding itself make an `Error` of the same table.
+//! Flow: `backend` -> [`Error`] (a [`Code`] and a detail) -> [`Error::for_guest`] -> [`Refusal`] -> the type `error` of the guest's
+//! shape of the interface; the detail goes to `tracing` on the way. Limits and cursors of the binding itself make an `Error` of the same table.
 //! Invariant: a guest reads a text of [`Code::text`] and no other: no path, errno, address, key or name of another tenant.
 
 use crate::bindings::store::Error as WitError;
@@ -105,17 +105,39 @@ impl Error {
         self.code
     }
 
-    /// What the guest reads; the detail goes to the host's log under the bucket's name in the configuration.
+    /// What the guest is told; the detail goes to the host's log under the bucket's name in the configuration.
     #[cold]
-    pub(crate) fn for_guest(self, bucket: &str, call: &'static str) -> WitError {
+    pub(crate) fn for_guest(self, bucket: &str, call: &'static str) -> Refusal {
         let code = self.code.text();
-        match self.detail {
+        match &self.detail {
             Some(detail) if !self.code.is_of_the_call() => {
                 tracing::error!(bucket = ?bucket, call, code, detail = ?detail.to_string(), "the back end failed");
             }
             _ => tracing::debug!(bucket = ?bucket, call, code, "call refused"),
         }
-        WitError::Other(code.to_owned())
+        Refusal::Failed(self.code)
+    }
+}
+
+/// Why a guest does not get what it asked for, whatever shape of the interface it asks through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// No bucket of that name.
+    NoSuchStore,
+    /// The bucket, or what is to be done with it, is not granted.
+    AccessDenied,
+    /// The call failed.
+    Failed(Code),
+}
+
+impl From<Refusal> for WitError {
+    #[cold]
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NoSuchStore => WitError::NoSuchStore,
+            Refusal::AccessDenied => WitError::AccessDenied,
+            Refusal::Failed(code) => WitError::Other(code.text().to_owned()),
+        }
     }
 }
 
@@ -158,7 +180,7 @@ mod tests {
     #[test]
     fn a_guest_reads_the_code_and_nothing_of_the_detail() {
         let error = Error::with_detail(Code::Io, "open /srv/tenant-b/000001.log: permission denied (os error 13)");
-        let WitError::Other(text) = error.for_guest("visits", "get") else { panic!("a text") };
+        let WitError::Other(text) = error.for_guest("visits", "get").into() else { panic!("a text") };
         assert_eq!(text, "io");
     }
 }

@@ -71,6 +71,7 @@ mod cursor;
 mod error;
 mod link;
 mod lower;
+mod pace;
 #[cfg(feature = "config")]
 mod places;
 mod store;
@@ -82,6 +83,8 @@ pub use ctx::{
     WasiKeyValueView,
 };
 pub use error::{Code, Error};
+#[cfg(feature = "p3")]
+pub use link::p3;
 pub use link::{add_to_linker, add_to_linker_async, add_to_linker_sync};
 pub use lower::Utf8Bytes;
 #[cfg(feature = "config")]

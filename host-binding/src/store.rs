@@ -4,10 +4,13 @@
 //! Invariants: 1. A right or a limit that forbids a call is found before the back end is asked. 2. Nothing of ours is
 //! allocated between a `get` or `set` and its answer; errors and cursors excepted.
 
-use crate::bindings::store::Error as WitError;
-use crate::ctx::{Bucket, Grant, Limits, Refusal, Rights, WasiKeyValueCtx, WasiKeyValueCtxView};
+use crate::backend::Reply;
+use crate::ctx::{Bucket, Grant, Limits, Rights, WasiKeyValueCtx, WasiKeyValueCtxView};
+use crate::error::Refusal;
+use crate::pace::Pace;
 use crate::{Code, Error, Utf8Bytes, cursor};
 use bytes::Bytes;
+use std::sync::Arc;
 use wasmtime::component::Resource;
 
 /// One page of keys as `list-keys` answers it.
@@ -18,77 +21,88 @@ pub(crate) struct KeyPage {
 }
 
 /// `held` is how many buckets the instance has open already.
-pub(crate) fn open(ctx: &WasiKeyValueCtx, held: usize, name: &str) -> Result<Bucket, WitError> {
+pub(crate) fn open(ctx: &WasiKeyValueCtx, held: usize, name: &str) -> Result<Bucket, Refusal> {
     if held >= ctx.limits().open_buckets_max {
         return Err(Error::new(Code::TooManyHandles).for_guest("", "open"));
     }
-    match ctx.look_up(name) {
-        Ok(grant) => Ok(Bucket { grant }),
-        Err(Refusal::Unknown) => Err(WitError::NoSuchStore),
-        Err(Refusal::Denied) => Err(WitError::AccessDenied),
-    }
+    ctx.look_up(name).map(|grant| Bucket { grant })
 }
 
 /// Gives an opened bucket to the guest.
-pub(crate) fn keep(view: &mut WasiKeyValueCtxView<'_>, bucket: Bucket) -> Result<Resource<Bucket>, WitError> {
+pub(crate) fn keep(view: &mut WasiKeyValueCtxView<'_>, bucket: Bucket) -> Result<Resource<Bucket>, Refusal> {
     view.push_bucket(bucket).map_err(|error| error.for_guest("", "open"))
 }
 
-pub(crate) fn get(grant: &Grant, key: &str) -> Result<Option<Bytes>, WitError> {
+pub(crate) fn get(grant: &Arc<Grant>, pace: Pace, key: &str) -> Reply<Option<Bytes>, Refusal> {
     grant.call("get", Rights::READ, || {
         check_key(&grant.limits, key)?;
-        let value = grant.bucket.get(key)?;
-        check_reply(&grant.limits, value.as_ref().map_or(0, Bytes::len))?;
-        Ok(value)
+        let reply_bytes_max = grant.limits.reply_bytes_max;
+        Ok(grant.at(pace).get(key).and_then(move |value| {
+            within(value.as_ref().map_or(0, Bytes::len), reply_bytes_max)?;
+            Ok(value)
+        }))
     })
 }
 
-pub(crate) fn set(grant: &Grant, key: &str, value: &[u8]) -> Result<(), WitError> {
+pub(crate) fn set(grant: &Arc<Grant>, pace: Pace, key: &str, value: &[u8]) -> Reply<(), Refusal> {
     grant.call("set", Rights::WRITE, || {
         check_key(&grant.limits, key)?;
         check_value(&grant.limits, value.len())?;
-        grant.bucket.set(key, value)
+        Ok(grant.at(pace).set(key, value))
     })
 }
 
-pub(crate) fn delete(grant: &Grant, key: &str) -> Result<(), WitError> {
+pub(crate) fn delete(grant: &Arc<Grant>, pace: Pace, key: &str) -> Reply<(), Refusal> {
     grant.call("delete", Rights::WRITE, || {
         check_key(&grant.limits, key)?;
-        grant.bucket.delete(key)
+        Ok(grant.at(pace).delete(key))
     })
 }
 
-pub(crate) fn exists(grant: &Grant, key: &str) -> Result<bool, WitError> {
+pub(crate) fn exists(grant: &Arc<Grant>, pace: Pace, key: &str) -> Reply<bool, Refusal> {
     grant.call("exists", Rights::READ, || {
         check_key(&grant.limits, key)?;
-        grant.bucket.exists(key)
+        Ok(grant.at(pace).exists(key))
     })
 }
 
-pub(crate) fn list_keys(grant: &Grant, at: Option<&str>) -> Result<KeyPage, WitError> {
+/// The page of keys with `prefix` at the cursor `at`.
+pub(crate) fn list_keys(grant: &Arc<Grant>, pace: Pace, prefix: &str, at: Option<&str>) -> Reply<KeyPage, Refusal> {
     grant.call("list-keys", Rights::LIST, || {
-        let identity = grant.bucket.identity();
+        check_key(&grant.limits, prefix)?;
         let after = at
-            .map(|at| cursor::decode(identity, at))
+            .map(|at| cursor::decode(grant.bucket.identity(), at))
             .transpose()
             .map_err(|cursor::Invalid| Error::new(Code::InvalidCursor))?;
-        let page = grant.bucket.list(after.as_deref(), grant.limits.page())?;
-        Ok(KeyPage { keys: page.keys, cursor: page.next.map(|last| cursor::encode(identity, &last)) })
+        let page = grant.at(pace).list_prefix(prefix, after.as_deref(), grant.limits.page());
+        let grant = grant.clone();
+        Ok(page.and_then(move |page| {
+            let cursor = page.next.map(|last| cursor::encode(grant.bucket.identity(), &last));
+            Ok(KeyPage { keys: page.keys, cursor })
+        }))
     })
 }
 
 impl Grant {
-    /// Asks for the right, makes the call, and turns a failure into what the guest may read of it.
-    pub(crate) fn call<R>(
-        &self,
+    /// Asks for the right, makes the call, and turns a failure into what the guest may know of it.
+    #[inline]
+    pub(crate) fn call<R: 'static>(
+        self: &Arc<Self>,
         name: &'static str,
         needed: Rights,
-        call: impl FnOnce() -> Result<R, Error>,
-    ) -> Result<R, WitError> {
+        call: impl FnOnce() -> Result<Reply<R>, Error>,
+    ) -> Reply<R, Refusal> {
         if !self.rights.contains(needed) {
-            return Err(WitError::AccessDenied);
+            return Reply::Now(Err(Refusal::AccessDenied));
         }
-        call().map_err(|error| error.for_guest(&self.name, name))
+        match call() {
+            Ok(Reply::Now(answer)) => Reply::Now(answer.map_err(|error| error.for_guest(&self.name, name))),
+            Err(error) => Reply::Now(Err(error.for_guest(&self.name, name))),
+            Ok(Reply::Later(answer)) => {
+                let grant = self.clone();
+                Reply::later(async move { answer.await.map_err(|error| error.for_guest(&grant.name, name)) })
+            }
+        }
     }
 }
 
@@ -98,10 +112,6 @@ pub(crate) fn check_key(limits: &Limits, key: &str) -> Result<(), Error> {
 
 pub(crate) fn check_value(limits: &Limits, value_bytes: usize) -> Result<(), Error> {
     within(value_bytes, limits.value_bytes_max)
-}
-
-pub(crate) fn check_reply(limits: &Limits, reply_bytes: usize) -> Result<(), Error> {
-    within(reply_bytes, limits.reply_bytes_max)
 }
 
 pub(crate) fn within(size: usize, max: usize) -> Result<(), Error> {

@@ -1,12 +1,15 @@
 //! The kvasi engine as a back end: a store on local files.
 //!
-//! Flow: `LocalBucket` -> `kvasi::Bucket`. Values and keys come back as counted slices of the engine's own memory.
+//! Flow: `LocalBucket` -> `kvasi::Bucket`. Values and keys come back as counted slices of the engine's own memory. A write that
+//! is started is made before its `start_` method returns; what may be on its way is the disk's part of it.
 //! Invariant: no call here copies a value or keeps anything between calls.
 
-use super::{Backend, Capabilities, Guard, Key, LocalBucket, Observed, Page, PageBounds, Pair, Swap};
+use super::{
+    Backend, Capabilities, Guard, Key, LocalBucket, Observed, Page, PageBounds, Pair, Reply, SetOptions, Swap,
+};
 use crate::{Code, Error, Utf8Bytes};
 use bytes::Bytes;
-use kvasi::{Bucket, ListOptions, Store, Value};
+use kvasi::{Bucket, Commit, ListOptions, Store, Value};
 use std::sync::Arc;
 
 impl Backend for Store {
@@ -37,14 +40,28 @@ impl LocalBucket for Bucket {
         Ok(())
     }
 
+    fn set_with(&self, key: &str, value: &[u8], options: SetOptions) -> Result<bool, Error> {
+        let key = key.as_bytes();
+        Ok(match options {
+            SetOptions { if_absent: true, ttl } => self.set_if_absent(key, value, ttl)?.is_some(),
+            SetOptions { ttl: Some(ttl), .. } => self.set_with_ttl(key, value, ttl).map(|_| true)?,
+            SetOptions { ttl: None, .. } => Bucket::set(self, key, value).map(|_| true)?,
+        })
+    }
+
     fn delete(&self, key: &str) -> Result<(), Error> {
         Bucket::delete(self, key.as_bytes())?;
         Ok(())
     }
 
     fn list(&self, after: Option<&[u8]>, bounds: PageBounds) -> Result<Page, Error> {
+        self.list_prefix("", after, bounds)
+    }
+
+    fn list_prefix(&self, prefix: &str, after: Option<&[u8]>, bounds: PageBounds) -> Result<Page, Error> {
         let PageBounds { keys_max, bytes_max, entries_max } = bounds;
-        let page = self.list_keys(ListOptions { prefix: b"", after, keys_max, bytes_max, entries_max })?;
+        let prefix = prefix.as_bytes();
+        let page = self.list_keys(ListOptions { prefix, after, keys_max, bytes_max, entries_max })?;
         let mut keys = Vec::with_capacity(page.len());
         keys.extend((0..page.len()).filter_map(|i| Utf8Bytes::new(page.key_bytes(i))));
         Ok(Page { keys, next: page.next().cloned() })
@@ -59,16 +76,7 @@ impl LocalBucket for Bucket {
     }
 
     fn swap(&self, key: &str, guard: &Guard, value: &[u8]) -> Result<Swap, Error> {
-        let expected = match guard {
-            Guard::Version(version) => Some(*version),
-            Guard::Absent => None,
-            // Made by another back end. A `cas` holds the bucket that made its guard, so no guest comes here.
-            Guard::Token(_) => return Err(Error::new(Code::Invalid)),
-        };
-        Ok(match self.compare_and_swap(key.as_bytes(), expected, value)? {
-            kvasi::Swap::Done(_) => Swap::Done,
-            kvasi::Swap::Conflict(now) => Swap::Conflict(observed(now)),
-        })
+        Ok(swapped(self.compare_and_swap(key.as_bytes(), expected(guard)?, value)?))
     }
 
     fn get_many(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Pair>>, Error> {
@@ -81,6 +89,70 @@ impl LocalBucket for Bucket {
 
     fn delete_many(&self, keys: &[Key<'_>]) -> Result<(), Error> {
         Ok(Bucket::delete_many(self, keys)?)
+    }
+
+    fn start_set(&self, key: &str, value: &[u8]) -> Reply<()> {
+        started(Bucket::start_set(self, key.as_bytes(), value), drop)
+    }
+
+    fn start_set_with(&self, key: &str, value: &[u8], options: SetOptions) -> Reply<bool> {
+        let key = key.as_bytes();
+        match options {
+            SetOptions { if_absent: true, ttl } => {
+                started(self.start_set_if_absent(key, value, ttl), |written| written.is_some())
+            }
+            SetOptions { ttl: Some(ttl), .. } => started(self.start_set_with_ttl(key, value, ttl), |_| true),
+            SetOptions { ttl: None, .. } => started(Bucket::start_set(self, key, value), |_| true),
+        }
+    }
+
+    fn start_delete(&self, key: &str) -> Reply<()> {
+        started(Bucket::start_delete(self, key.as_bytes()), drop)
+    }
+
+    fn start_increment(&self, key: &str, delta: i64) -> Reply<i64> {
+        started(Bucket::start_increment(self, key.as_bytes(), delta), |sum| sum)
+    }
+
+    fn start_swap(&self, key: &str, guard: &Guard, value: &[u8]) -> Reply<Swap> {
+        match expected(guard) {
+            Ok(expected) => started(self.start_compare_and_swap(key.as_bytes(), expected, value), swapped),
+            Err(error) => Reply::Now(Err(error)),
+        }
+    }
+
+    fn start_set_many(&self, pairs: &[(Key<'_>, &[u8])]) -> Reply<()> {
+        started(Bucket::start_set_many(self, pairs), |()| ())
+    }
+
+    fn start_delete_many(&self, keys: &[Key<'_>]) -> Reply<()> {
+        started(Bucket::start_delete_many(self, keys), |()| ())
+    }
+}
+
+/// What a started write comes to: at once where its durability asks for no wait.
+fn started<T: Send + Unpin + 'static, R: 'static>(commit: kvasi::Result<Commit<T>>, make: fn(T) -> R) -> Reply<R> {
+    match commit {
+        Ok(commit) if commit.is_ready() => Reply::Now(commit.wait().map(make).map_err(Error::from)),
+        Ok(commit) => Reply::later(async move { Ok(make(commit.await?)) }),
+        Err(error) => Reply::Now(Err(error.into())),
+    }
+}
+
+/// The engine's way to name what a swap stands on.
+fn expected(guard: &Guard) -> Result<Option<kvasi::Version>, Error> {
+    match guard {
+        Guard::Version(version) => Ok(Some(*version)),
+        Guard::Absent => Ok(None),
+        // Made by another back end. A `cas` holds the bucket that made its guard, so no guest comes here.
+        Guard::Token(_) => Err(Error::new(Code::Invalid)),
+    }
+}
+
+fn swapped(swap: kvasi::Swap) -> Swap {
+    match swap {
+        kvasi::Swap::Done(_) => Swap::Done,
+        kvasi::Swap::Conflict(now) => Swap::Conflict(observed(now)),
     }
 }
 

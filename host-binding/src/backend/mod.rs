@@ -2,8 +2,9 @@
 //!
 //! Flow: `store`, `batch`, `atomics` (limits and rights already checked) -> [`LocalBucket`] -> the back end. One back end,
 //! one file. A local one answers in the calling thread; a remote one, which makes the caller wait, is a `RemoteBucket`
-//! (feature `remote`), and [`Capabilities`] says for both what their guests may rely on.
-//! Invariants: 1. A call that returns an error changed nothing, or says [`Code::Indeterminate`](crate::Code::Indeterminate).
+//! (feature `remote`), and [`Capabilities`] says for both what their guests may rely on. A host that must not wait in its
+//! threads starts a call and gets a [`Reply`].
+//! Invariants: 1. A call that returns an error changed nothing, or says [`Code::Indeterminate`].
 //! 2. Keys and values are kept byte for byte. 3. Every write of a key changes its [`Guard`], also one that restores old bytes.
 
 mod engine;
@@ -16,10 +17,12 @@ mod memory;
 pub mod redis;
 #[cfg(feature = "remote")]
 pub mod remote;
+mod reply;
 
 pub use memory::Memory;
+pub use reply::{Later, Reply};
 
-use crate::{Error, Utf8Bytes};
+use crate::{Code, Error, Utf8Bytes};
 use bytes::Bytes;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -163,6 +166,10 @@ pub type Pair = (Utf8Bytes, Bytes);
 /// To implementers: any thread calls any method at any time; take `&self` and share. `key` and `value` may lie in guest
 /// memory, so take no lock before the copy that other guests would wait for. Limits and rights are checked before.
 ///
+/// The `start_` methods are for hosts whose threads must not wait. They do what the others do and keep nothing of what they are
+/// given: a bucket that needs a key or value later copies it first. By default they are the others, which is right where
+/// nothing waits.
+///
 /// # Errors
 /// Every method fails with the back end's [`Error`]; absence is never one.
 pub trait LocalBucket: Send + Sync + 'static {
@@ -178,12 +185,28 @@ pub trait LocalBucket: Send + Sync + 'static {
     /// Makes `value` the value of `key`.
     fn set(&self, key: &str, value: &[u8]) -> Result<(), Error>;
 
+    /// Writes `value` with an expiry, or only where no value is; `false` if there was one and nothing was written.
+    /// The default, for back ends without either: [`Code::Unsupported`] for whatever plain
+    /// [`set`](LocalBucket::set) cannot do.
+    fn set_with(&self, key: &str, value: &[u8], options: SetOptions) -> Result<bool, Error> {
+        if options != SetOptions::default() {
+            return Err(Error::new(Code::Unsupported));
+        }
+        self.set(key, value).map(|()| true)
+    }
+
     /// Removes `key`; an absent one is fine.
     fn delete(&self, key: &str) -> Result<(), Error>;
 
     /// One page of keys greater than `after` in the back end's order, the first page for `None`. A key that is not UTF-8
     /// (no guest can name it) is left out.
     fn list(&self, after: Option<&[u8]>, bounds: PageBounds) -> Result<Page, Error>;
+
+    /// As [`list`](LocalBucket::list), of the keys that begin with `prefix`; `after` comes from a page with that prefix. The
+    /// default, for back ends that find no prefix: [`Code::Unsupported`] for any but the empty one.
+    fn list_prefix(&self, prefix: &str, after: Option<&[u8]>, bounds: PageBounds) -> Result<Page, Error> {
+        if prefix.is_empty() { self.list(after, bounds) } else { Err(Error::new(Code::Unsupported)) }
+    }
 
     /// Adds `delta` to the ASCII decimal number at `key`, an absent one counting as 0, and gives the sum.
     fn increment(&self, key: &str, delta: i64) -> Result<i64, Error>;
@@ -202,4 +225,64 @@ pub trait LocalBucket: Send + Sync + 'static {
 
     /// Deletes all keys, skipping absent ones.
     fn delete_many(&self, keys: &[Key<'_>]) -> Result<(), Error>;
+
+    /// As [`get`](LocalBucket::get), without waiting.
+    fn start_get(&self, key: &str) -> Reply<Option<Bytes>> {
+        Reply::Now(self.get(key))
+    }
+
+    /// As [`exists`](LocalBucket::exists), without waiting.
+    fn start_exists(&self, key: &str) -> Reply<bool> {
+        Reply::Now(self.exists(key))
+    }
+
+    /// As [`set`](LocalBucket::set), without waiting.
+    fn start_set(&self, key: &str, value: &[u8]) -> Reply<()> {
+        Reply::Now(self.set(key, value))
+    }
+
+    /// As [`set_with`](LocalBucket::set_with), without waiting.
+    fn start_set_with(&self, key: &str, value: &[u8], options: SetOptions) -> Reply<bool> {
+        Reply::Now(self.set_with(key, value, options))
+    }
+
+    /// As [`delete`](LocalBucket::delete), without waiting.
+    fn start_delete(&self, key: &str) -> Reply<()> {
+        Reply::Now(self.delete(key))
+    }
+
+    /// As [`list_prefix`](LocalBucket::list_prefix), without waiting.
+    fn start_list(&self, prefix: &str, after: Option<&[u8]>, bounds: PageBounds) -> Reply<Page> {
+        Reply::Now(self.list_prefix(prefix, after, bounds))
+    }
+
+    /// As [`increment`](LocalBucket::increment), without waiting.
+    fn start_increment(&self, key: &str, delta: i64) -> Reply<i64> {
+        Reply::Now(self.increment(key, delta))
+    }
+
+    /// As [`observe`](LocalBucket::observe), without waiting.
+    fn start_observe(&self, key: &str) -> Reply<Observed> {
+        Reply::Now(self.observe(key))
+    }
+
+    /// As [`swap`](LocalBucket::swap), without waiting.
+    fn start_swap(&self, key: &str, guard: &Guard, value: &[u8]) -> Reply<Swap> {
+        Reply::Now(self.swap(key, guard, value))
+    }
+
+    /// As [`get_many`](LocalBucket::get_many), without waiting.
+    fn start_get_many(&self, keys: &[Key<'_>]) -> Reply<Vec<Option<Pair>>> {
+        Reply::Now(self.get_many(keys))
+    }
+
+    /// As [`set_many`](LocalBucket::set_many), without waiting.
+    fn start_set_many(&self, pairs: &[(Key<'_>, &[u8])]) -> Reply<()> {
+        Reply::Now(self.set_many(pairs))
+    }
+
+    /// As [`delete_many`](LocalBucket::delete_many), without waiting.
+    fn start_delete_many(&self, keys: &[Key<'_>]) -> Reply<()> {
+        Reply::Now(self.delete_many(keys))
+    }
 }

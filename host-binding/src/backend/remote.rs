@@ -1,14 +1,15 @@
 //! Back ends that make the caller wait: a bucket behind a network, how its calls fail, and how they are tried again.
 //!
 //! Flow: `store`, `batch`, `atomics` (rights and limits checked) -> [`RemoteBucket`] -> [`Policy::run`] -> a client library;
-//! for callers that cannot await, [`Blocking`] makes a [`LocalBucket`] of it. One service, one file beside this one.
+//! [`Blocking`] makes a [`LocalBucket`] of it, for callers that wait and for those that await. One service, one file beside this one.
 //! Invariants: 1. A call ends within its policy's time, whatever the service does. 2. A call that may be applied twice
 //! without harm is tried again; one that may not, and whose outcome is unknown, is [`Code::Indeterminate`]. 3. What the
 //! service said goes into the error's detail, which no guest reads.
 
-use super::{Capabilities, Guard, Key, LocalBucket, Observed, Page, PageBounds, Pair, SetOptions, Swap};
+use super::{Capabilities, Guard, Key, LocalBucket, Observed, Page, PageBounds, Pair, Reply, SetOptions, Swap};
 use crate::{Code, Error};
 use bytes::Bytes;
+use std::borrow::Cow;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -228,9 +229,10 @@ pub async fn connect(target: &Url, policy: Policy) -> Result<Arc<dyn RemoteBacke
     }
 }
 
-/// A remote bucket for callers that cannot await: the calling thread waits for the answer, which other threads bring.
+/// A remote bucket as a local one. Its calls make the calling thread wait for the answer, which other threads bring; its `start_`
+/// calls do not.
 ///
-/// On a thread that drives async tasks it holds them all up: an async host awaits the remote bucket itself.
+/// On a thread that drives async tasks the first kind holds them all up.
 #[derive(Clone)]
 pub struct Blocking {
     bucket: Arc<dyn RemoteBucket>,
@@ -254,6 +256,36 @@ impl Blocking {
         let _entered = self.runtime.enter();
         pollster::block_on(answer)
     }
+
+    /// The answer of a call that is made with the bucket when it is first polled.
+    fn start<R, F>(&self, call: impl FnOnce(Arc<dyn RemoteBucket>) -> F) -> Reply<R>
+    where
+        R: 'static,
+        F: Future<Output = Result<R, Error>> + Send + 'static,
+    {
+        Reply::later(Entered { runtime: self.runtime.clone(), answer: Box::pin(call(self.bucket.clone())) })
+    }
+}
+
+/// An answer that is polled within its own runtime, whatever the caller's is: timers and connections belong there.
+struct Entered<F> {
+    runtime: tokio::runtime::Handle,
+    answer: Pin<Box<F>>,
+}
+
+impl<F: Future> Future for Entered<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<F::Output> {
+        let Self { runtime, answer } = &mut *self;
+        let _entered = runtime.enter();
+        answer.as_mut().poll(context)
+    }
+}
+
+/// Keys for a call that outlives the guest's own.
+fn owned(keys: &[Key<'_>]) -> Vec<Key<'static>> {
+    keys.iter().map(|key| Key(Cow::Owned(key.0.clone().into_owned()))).collect()
 }
 
 impl LocalBucket for Blocking {
@@ -273,12 +305,20 @@ impl LocalBucket for Blocking {
         self.wait(self.bucket.set(key, value))
     }
 
+    fn set_with(&self, key: &str, value: &[u8], options: SetOptions) -> Result<bool, Error> {
+        self.wait(self.bucket.set_with(key, value, options))
+    }
+
     fn delete(&self, key: &str) -> Result<(), Error> {
         self.wait(self.bucket.delete(key))
     }
 
     fn list(&self, after: Option<&[u8]>, bounds: PageBounds) -> Result<Page, Error> {
         self.wait(self.bucket.list("", after, bounds))
+    }
+
+    fn list_prefix(&self, prefix: &str, after: Option<&[u8]>, bounds: PageBounds) -> Result<Page, Error> {
+        self.wait(self.bucket.list(prefix, after, bounds))
     }
 
     fn increment(&self, key: &str, delta: i64) -> Result<i64, Error> {
@@ -303,6 +343,71 @@ impl LocalBucket for Blocking {
 
     fn delete_many(&self, keys: &[Key<'_>]) -> Result<(), Error> {
         self.wait(self.bucket.delete_many(keys))
+    }
+
+    fn start_get(&self, key: &str) -> Reply<Option<Bytes>> {
+        let key = key.to_owned();
+        self.start(|bucket| async move { bucket.get(&key).await })
+    }
+
+    fn start_exists(&self, key: &str) -> Reply<bool> {
+        let key = key.to_owned();
+        self.start(|bucket| async move { bucket.exists(&key).await })
+    }
+
+    fn start_set(&self, key: &str, value: &[u8]) -> Reply<()> {
+        let (key, value) = (key.to_owned(), value.to_owned());
+        self.start(|bucket| async move { bucket.set(&key, &value).await })
+    }
+
+    fn start_set_with(&self, key: &str, value: &[u8], options: SetOptions) -> Reply<bool> {
+        let (key, value) = (key.to_owned(), value.to_owned());
+        self.start(move |bucket| async move { bucket.set_with(&key, &value, options).await })
+    }
+
+    fn start_delete(&self, key: &str) -> Reply<()> {
+        let key = key.to_owned();
+        self.start(|bucket| async move { bucket.delete(&key).await })
+    }
+
+    fn start_list(&self, prefix: &str, after: Option<&[u8]>, bounds: PageBounds) -> Reply<Page> {
+        let (prefix, after) = (prefix.to_owned(), after.map(<[u8]>::to_vec));
+        self.start(move |bucket| async move { bucket.list(&prefix, after.as_deref(), bounds).await })
+    }
+
+    fn start_increment(&self, key: &str, delta: i64) -> Reply<i64> {
+        let key = key.to_owned();
+        self.start(move |bucket| async move { bucket.increment(&key, delta).await })
+    }
+
+    fn start_observe(&self, key: &str) -> Reply<Observed> {
+        let key = key.to_owned();
+        self.start(|bucket| async move { bucket.observe(&key).await })
+    }
+
+    fn start_swap(&self, key: &str, guard: &Guard, value: &[u8]) -> Reply<Swap> {
+        let (key, guard, value) = (key.to_owned(), guard.clone(), value.to_owned());
+        self.start(|bucket| async move { bucket.swap(&key, &guard, &value).await })
+    }
+
+    fn start_get_many(&self, keys: &[Key<'_>]) -> Reply<Vec<Option<Pair>>> {
+        let keys = owned(keys);
+        self.start(|bucket| async move { bucket.get_many(&keys).await })
+    }
+
+    fn start_set_many(&self, pairs: &[(Key<'_>, &[u8])]) -> Reply<()> {
+        let pairs: Vec<(Key<'static>, Vec<u8>)> =
+            pairs.iter().map(|(key, value)| (Key(Cow::Owned(key.0.clone().into_owned())), value.to_vec())).collect();
+        self.start(|bucket| async move {
+            let views: Vec<(Key<'_>, &[u8])> =
+                pairs.iter().map(|(key, value)| (Key::from(key.as_ref()), value.as_slice())).collect();
+            bucket.set_many(&views).await
+        })
+    }
+
+    fn start_delete_many(&self, keys: &[Key<'_>]) -> Reply<()> {
+        let keys = owned(keys);
+        self.start(|bucket| async move { bucket.delete_many(&keys).await })
     }
 }
 
@@ -345,12 +450,16 @@ impl RemoteBucket for Local {
         lazily(move || self.0.set(key, value))
     }
 
+    fn set_with<'a>(&'a self, key: &'a str, value: &'a [u8], options: SetOptions) -> Answer<'a, bool> {
+        lazily(move || self.0.set_with(key, value, options))
+    }
+
     fn delete<'a>(&'a self, key: &'a str) -> Answer<'a, ()> {
         lazily(move || self.0.delete(key))
     }
 
     fn list<'a>(&'a self, prefix: &'a str, after: Option<&'a [u8]>, bounds: PageBounds) -> Answer<'a, Page> {
-        lazily(move || if prefix.is_empty() { self.0.list(after, bounds) } else { Err(Error::new(Code::Unsupported)) })
+        lazily(move || self.0.list_prefix(prefix, after, bounds))
     }
 
     fn increment<'a>(&'a self, key: &'a str, delta: i64) -> Answer<'a, i64> {

@@ -1,12 +1,13 @@
 //! The shape `wasi:keyvalue@0.2.0-draft2`, form A: the one in `wit/`.
 //!
-//! Flow and invariants: see `link`. Every closure does the same four things: clone the bucket out of the table, look at
-//! the parameters in guest memory, call, push new handles.
+//! Flow and invariants: see `link`. A call's first half clones the bucket out of the table, looks at the parameters in guest
+//! memory and asks; its second half pushes new handles.
 
 use super::Access;
-use crate::backend::{Key, Pair};
+use crate::backend::{Key, Pair, Reply};
 use crate::bindings::store::Error;
 use crate::ctx::{Bucket, Cas, Rights};
+use crate::error::Refusal;
 use crate::{Utf8Bytes, atomics, batch, store};
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -22,6 +23,9 @@ const BATCH: &str = "wasi:keyvalue/batch@0.2.0-draft2";
 /// Batches up to this many keys are collected on the stack.
 const INLINE_KEYS: usize = 128;
 type Few<T> = SmallVec<[T; INLINE_KEYS]>;
+
+/// What a call answers: the WIT type `result<R, error>`.
+type Answer<R> = std::result::Result<R, Error>;
 
 /// The WIT record `key-response`, its keys sharing one buffer.
 #[derive(ComponentType, Lower)]
@@ -44,114 +48,178 @@ pub(super) fn add<T: Send + 'static>(linker: &mut Linker<T>, access: Access<T>) 
     add_batch_writes(&mut instance, access)
 }
 
+/// An answer that needs nothing but its type.
+fn plain<T, R>(_: &mut StoreContextMut<'_, T>, answer: std::result::Result<R, Refusal>) -> Answer<R> {
+    answer.map_err(Error::from)
+}
+
 fn add_open<T: Send + 'static>(instance: &mut LinkerInstance<'_, T>, access: Access<T>) -> Result<()> {
     instance.resource("bucket", ResourceType::host::<Bucket>(), move |mut cx, rep| {
         access.view(&mut cx).drop_bucket(Resource::new_own(rep))
     })?;
-    instance.func_wrap("open", move |mut cx, (name,): (WasmStr,)| {
-        let ctx = access.view(&mut cx).ctx;
-        let (held, ctx) = (ctx.handles.buckets, ctx.clone());
-        let answer = store::open(&ctx, held, &name.to_str(&cx)?);
-        Ok((answer.and_then(|bucket| store::keep(&mut access.view(&mut cx), bucket)),))
-    })
+    access.define(
+        instance,
+        "open",
+        move |cx, _, (name,): (WasmStr,)| {
+            let ctx = access.view(cx).ctx;
+            let (held, ctx) = (ctx.handles.buckets, ctx.clone());
+            Ok(Reply::Now(store::open(&ctx, held, &name.to_str(&*cx)?)))
+        },
+        move |cx, bucket| Answer::Ok(store::keep(&mut access.view(cx), bucket?)?),
+    )
 }
 
+type OneKey = (Resource<Bucket>, WasmStr);
+
 fn add_reads<T: Send + 'static>(instance: &mut LinkerInstance<'_, T>, access: Access<T>) -> Result<()> {
-    instance.func_wrap("[method]bucket.get", move |mut cx, (this, key): (Resource<Bucket>, WasmStr)| {
-        let bucket = access.view(&mut cx).bucket(&this)?;
-        Ok((store::get(&bucket.grant, &key.to_str(&cx)?),))
-    })?;
-    instance.func_wrap("[method]bucket.exists", move |mut cx, (this, key): (Resource<Bucket>, WasmStr)| {
-        let bucket = access.view(&mut cx).bucket(&this)?;
-        Ok((store::exists(&bucket.grant, &key.to_str(&cx)?),))
-    })?;
-    instance.func_wrap(
+    access.define(
+        instance,
+        "[method]bucket.get",
+        move |cx, pace, (this, key): OneKey| {
+            let bucket = access.view(cx).bucket(&this)?;
+            Ok(store::get(&bucket.grant, pace, &key.to_str(&*cx)?))
+        },
+        plain,
+    )?;
+    access.define(
+        instance,
+        "[method]bucket.exists",
+        move |cx, pace, (this, key): OneKey| {
+            let bucket = access.view(cx).bucket(&this)?;
+            Ok(store::exists(&bucket.grant, pace, &key.to_str(&*cx)?))
+        },
+        plain,
+    )?;
+    access.define(
+        instance,
         "[method]bucket.list-keys",
-        move |mut cx, (this, cursor): (Resource<Bucket>, Option<WasmStr>)| {
-            let bucket = access.view(&mut cx).bucket(&this)?;
-            let cursor = cursor.map(|cursor| cursor.to_str(&cx)).transpose()?;
-            let page = store::list_keys(&bucket.grant, cursor.as_deref());
-            Ok((page.map(|store::KeyPage { keys, cursor }| KeyResponse { keys, cursor }),))
+        move |cx, pace, (this, cursor): (Resource<Bucket>, Option<WasmStr>)| {
+            let bucket = access.view(cx).bucket(&this)?;
+            let cursor = cursor.map(|cursor| cursor.to_str(&*cx)).transpose()?;
+            Ok(store::list_keys(&bucket.grant, pace, "", cursor.as_deref()))
+        },
+        |_, page| {
+            let store::KeyPage { keys, cursor } = page?;
+            Answer::Ok(KeyResponse { keys, cursor })
         },
     )
 }
 
 fn add_writes<T: Send + 'static>(instance: &mut LinkerInstance<'_, T>, access: Access<T>) -> Result<()> {
-    type Set = (Resource<Bucket>, WasmStr, WasmList<u8>);
-    access.define_write(instance, "[method]bucket.set", move |mut cx, (this, key, value): Set| {
-        let bucket = access.view(&mut cx).bucket(&this)?;
-        Ok((store::set(&bucket.grant, &key.to_str(&cx)?, value.as_le_slice(&cx)),))
-    })?;
-    access.define_write(instance, "[method]bucket.delete", move |mut cx, (this, key): (Resource<Bucket>, WasmStr)| {
-        let bucket = access.view(&mut cx).bucket(&this)?;
-        Ok((store::delete(&bucket.grant, &key.to_str(&cx)?),))
-    })
+    access.define(
+        instance,
+        "[method]bucket.set",
+        move |cx, pace, (this, key, value): (Resource<Bucket>, WasmStr, WasmList<u8>)| {
+            let bucket = access.view(cx).bucket(&this)?;
+            Ok(store::set(&bucket.grant, pace, &key.to_str(&*cx)?, value.as_le_slice(&*cx)))
+        },
+        plain,
+    )?;
+    access.define(
+        instance,
+        "[method]bucket.delete",
+        move |cx, pace, (this, key): OneKey| {
+            let bucket = access.view(cx).bucket(&this)?;
+            Ok(store::delete(&bucket.grant, pace, &key.to_str(&*cx)?))
+        },
+        plain,
+    )
 }
 
 fn add_cas<T: Send + 'static>(instance: &mut LinkerInstance<'_, T>, access: Access<T>) -> Result<()> {
     instance.resource("cas", ResourceType::host::<Cas>(), move |mut cx, rep| {
         access.view(&mut cx).take_cas(Resource::new_own(rep)).map(drop)
     })?;
-    instance.func_wrap("[static]cas.new", move |mut cx, (bucket, key): (Resource<Bucket>, WasmStr)| {
-        let bucket = access.view(&mut cx).bucket(&bucket)?;
-        let held = access.view(&mut cx).ctx.handles.cas;
-        let answer = atomics::attempt(held, &bucket.grant, &key.to_str(&cx)?);
-        Ok((answer.and_then(|cas| atomics::keep(&mut access.view(&mut cx), cas)),))
-    })?;
-    instance.func_wrap("[method]cas.current", move |mut cx, (this,): (Resource<Cas>,)| {
-        let value: Option<Bytes> = access.view(&mut cx).table.get(&this)?.value.clone();
-        Ok((Ok::<_, Error>(value),))
-    })
+    access.define(
+        instance,
+        "[static]cas.new",
+        move |cx, pace, (bucket, key): OneKey| {
+            let bucket = access.view(cx).bucket(&bucket)?;
+            let held = access.view(cx).ctx.handles.cas;
+            Ok(atomics::attempt(&bucket.grant, pace, held, &key.to_str(&*cx)?))
+        },
+        move |cx, attempt| Answer::Ok(atomics::keep(&mut access.view(cx), attempt?)?),
+    )?;
+    access.define(
+        instance,
+        "[method]cas.current",
+        move |cx, _, (this,): (Resource<Cas>,)| {
+            let value: Option<Bytes> = access.view(cx).table.get(&this)?.value.clone();
+            Ok(Reply::Now(Ok(value)))
+        },
+        plain,
+    )
 }
 
 fn add_increment_and_swap<T: Send + 'static>(instance: &mut LinkerInstance<'_, T>, access: Access<T>) -> Result<()> {
-    type Increment = (Resource<Bucket>, WasmStr, i64);
-    access.define_write(instance, "increment", move |mut cx, (bucket, key, delta): Increment| {
-        let bucket = access.view(&mut cx).bucket(&bucket)?;
-        Ok((atomics::increment(&bucket.grant, &key.to_str(&cx)?, delta),))
-    })?;
-    access.define_write(instance, "swap", move |mut cx, (cas, value): (Resource<Cas>, WasmList<u8>)| {
-        let cas = access.view(&mut cx).take_cas(cas)?;
-        let answer = atomics::swap(cas, value.as_le_slice(&cx));
-        let answer = answer.map_err(|error| atomics::keep_lost(&mut access.view(&mut cx), error));
-        Ok((answer,))
-    })
+    access.define(
+        instance,
+        "increment",
+        move |cx, pace, (bucket, key, delta): (Resource<Bucket>, WasmStr, i64)| {
+            let bucket = access.view(cx).bucket(&bucket)?;
+            Ok(atomics::increment(&bucket.grant, pace, &key.to_str(&*cx)?, delta))
+        },
+        plain,
+    )?;
+    access.define(
+        instance,
+        "swap",
+        move |cx, pace, (cas, value): (Resource<Cas>, WasmList<u8>)| {
+            let cas = access.view(cx).take_cas(cas)?;
+            Ok(atomics::swap(cas, pace, value.as_le_slice(&*cx)))
+        },
+        move |cx, swapped| swapped.map_err(|error| super::host::lost(&mut access.view(cx), error)),
+    )
 }
 
 type Keys = (Resource<Bucket>, WasmList<WasmStr>);
 
 fn add_batch_reads<T: Send + 'static>(instance: &mut LinkerInstance<'_, T>, access: Access<T>) -> Result<()> {
-    instance.func_wrap("get-many", move |mut cx, (bucket, keys): Keys| {
-        let bucket = access.view(&mut cx).bucket(&bucket)?;
-        if let Err(error) = batch::check_count(&bucket.grant, "get-many", Rights::READ, keys.len()) {
-            return Ok((Err(error),));
-        }
-        let views = views(&keys, &mut cx)?;
-        let answer: Result<Vec<Option<Pair>>, Error> = batch::get_many(&bucket.grant, &texts(&views, &cx)?);
-        Ok((answer,))
-    })
+    access.define(
+        instance,
+        "get-many",
+        move |cx, pace, (bucket, keys): Keys| {
+            let bucket = access.view(cx).bucket(&bucket)?;
+            if let Err(refusal) = batch::check_count(&bucket.grant, "get-many", Rights::READ, keys.len()) {
+                return Ok(Reply::Now(Err(refusal)));
+            }
+            let views = views(&keys, cx)?;
+            Ok(batch::get_many(&bucket.grant, pace, &texts(&views, cx)?))
+        },
+        plain::<T, Vec<Option<Pair>>>,
+    )
 }
 
 fn add_batch_writes<T: Send + 'static>(instance: &mut LinkerInstance<'_, T>, access: Access<T>) -> Result<()> {
     type Pairs = (Resource<Bucket>, WasmList<(WasmStr, WasmList<u8>)>);
-    access.define_write(instance, "set-many", move |mut cx, (bucket, pairs): Pairs| {
-        let bucket = access.view(&mut cx).bucket(&bucket)?;
-        if let Err(error) = batch::check_count(&bucket.grant, "set-many", Rights::WRITE, pairs.len()) {
-            return Ok((Err(error),));
-        }
-        let views = views(&pairs, &mut cx)?;
-        let pair = |(key, value): &(WasmStr, WasmList<u8>)| Ok((Key(key.to_str(&cx)?), value.as_le_slice(&cx)));
-        let pairs = gather(views.len(), views.iter().map(pair))?;
-        Ok((batch::set_many(&bucket.grant, &pairs),))
-    })?;
-    access.define_write(instance, "delete-many", move |mut cx, (bucket, keys): Keys| {
-        let bucket = access.view(&mut cx).bucket(&bucket)?;
-        if let Err(error) = batch::check_count(&bucket.grant, "delete-many", Rights::WRITE, keys.len()) {
-            return Ok((Err(error),));
-        }
-        let views = views(&keys, &mut cx)?;
-        Ok((batch::delete_many(&bucket.grant, &texts(&views, &cx)?),))
-    })
+    access.define(
+        instance,
+        "set-many",
+        move |cx, pace, (bucket, pairs): Pairs| {
+            let bucket = access.view(cx).bucket(&bucket)?;
+            if let Err(refusal) = batch::check_count(&bucket.grant, "set-many", Rights::WRITE, pairs.len()) {
+                return Ok(Reply::Now(Err(refusal)));
+            }
+            let views = views(&pairs, cx)?;
+            let pair = |(key, value): &(WasmStr, WasmList<u8>)| Ok((Key(key.to_str(&*cx)?), value.as_le_slice(&*cx)));
+            let pairs = gather(views.len(), views.iter().map(pair))?;
+            Ok(batch::set_many(&bucket.grant, pace, &pairs))
+        },
+        plain,
+    )?;
+    access.define(
+        instance,
+        "delete-many",
+        move |cx, pace, (bucket, keys): Keys| {
+            let bucket = access.view(cx).bucket(&bucket)?;
+            if let Err(refusal) = batch::check_count(&bucket.grant, "delete-many", Rights::WRITE, keys.len()) {
+                return Ok(Reply::Now(Err(refusal)));
+            }
+            let views = views(&keys, cx)?;
+            Ok(batch::delete_many(&bucket.grant, pace, &texts(&views, cx)?))
+        },
+        plain,
+    )
 }
 
 /// Where each item lies in guest memory. A step of its own: finding an item needs the store whole, reading it does not.

@@ -4,16 +4,35 @@
 //! Flow: `bindgen!` lifts owned parameters -> here -> `store`, `batch`, `atomics`. It behaves as `draft2` does and costs
 //! the copies that `draft2` spares: an embedder without such a world calls `add_to_linker_sync` or `_async` instead.
 
-use crate::backend::Key;
+use crate::atomics::SwapError;
+use crate::backend::{Key, Reply};
 use crate::bindings::atomics::CasError;
 use crate::bindings::store::{Error, KeyResponse};
 use crate::bindings::{atomics as wit_atomics, batch as wit_batch, store as wit_store};
 use crate::ctx::{Bucket, Cas, Rights, WasiKeyValueCtxView};
+use crate::error::Refusal;
+use crate::pace::Pace;
 use crate::{atomics, batch, store};
 use wasmtime::Result;
 use wasmtime::component::Resource;
 
 type Answer<R> = Result<std::result::Result<R, Error>>;
+
+/// What the guest reads of a swap that wrote nothing, with its fresh handle if it lost a race.
+pub(super) fn lost(view: &mut WasiKeyValueCtxView<'_>, error: SwapError) -> CasError {
+    match error {
+        SwapError::Store(refusal) => CasError::StoreError(refusal.into()),
+        SwapError::Lost(fresh) => match atomics::keep(view, fresh) {
+            Ok(fresh) => CasError::CasFailed(fresh),
+            Err(refusal) => CasError::StoreError(refusal.into()),
+        },
+    }
+}
+
+/// The answer of a call that was made at the pace of the thread.
+fn answered<R: 'static>(reply: Reply<R, Refusal>) -> Answer<R> {
+    Ok(reply.now().map_err(Error::from))
+}
 
 fn keys(keys: &[String]) -> Vec<Key<'_>> {
     keys.iter().map(|key| Key::from(key.as_str())).collect()
@@ -22,32 +41,32 @@ fn keys(keys: &[String]) -> Vec<Key<'_>> {
 impl wit_store::Host for WasiKeyValueCtxView<'_> {
     fn open(&mut self, identifier: String) -> Answer<Resource<Bucket>> {
         let opened = store::open(self.ctx, self.ctx.handles.buckets, &identifier);
-        Ok(opened.and_then(|bucket| store::keep(self, bucket)))
+        Ok(opened.and_then(|bucket| store::keep(self, bucket)).map_err(Error::from))
     }
 }
 
 impl wit_store::HostBucket for WasiKeyValueCtxView<'_> {
     fn get(&mut self, this: Resource<Bucket>, key: String) -> Answer<Option<Vec<u8>>> {
-        Ok(store::get(&self.bucket(&this)?.grant, &key).map(|value| value.map(Vec::from)))
+        let value = store::get(&self.bucket(&this)?.grant, Pace::Wait, &key);
+        answered(value.and_then(|value| Ok(value.map(Vec::from))))
     }
 
     fn set(&mut self, this: Resource<Bucket>, key: String, value: Vec<u8>) -> Answer<()> {
-        Ok(store::set(&self.bucket(&this)?.grant, &key, &value))
+        answered(store::set(&self.bucket(&this)?.grant, Pace::Wait, &key, &value))
     }
 
     fn delete(&mut self, this: Resource<Bucket>, key: String) -> Answer<()> {
-        Ok(store::delete(&self.bucket(&this)?.grant, &key))
+        answered(store::delete(&self.bucket(&this)?.grant, Pace::Wait, &key))
     }
 
     fn exists(&mut self, this: Resource<Bucket>, key: String) -> Answer<bool> {
-        Ok(store::exists(&self.bucket(&this)?.grant, &key))
+        answered(store::exists(&self.bucket(&this)?.grant, Pace::Wait, &key))
     }
 
     fn list_keys(&mut self, this: Resource<Bucket>, cursor: Option<String>) -> Answer<KeyResponse> {
-        let page = store::list_keys(&self.bucket(&this)?.grant, cursor.as_deref());
-        Ok(page.map(|store::KeyPage { keys, cursor }| KeyResponse {
-            keys: keys.iter().map(|key| String::from(&**key)).collect(),
-            cursor,
+        let page = store::list_keys(&self.bucket(&this)?.grant, Pace::Wait, "", cursor.as_deref());
+        answered(page.and_then(|store::KeyPage { keys, cursor }| {
+            Ok(KeyResponse { keys: keys.iter().map(|key| String::from(&**key)).collect(), cursor })
         }))
     }
 
@@ -58,19 +77,19 @@ impl wit_store::HostBucket for WasiKeyValueCtxView<'_> {
 
 impl wit_atomics::Host for WasiKeyValueCtxView<'_> {
     fn increment(&mut self, bucket: Resource<Bucket>, key: String, delta: i64) -> Answer<i64> {
-        Ok(atomics::increment(&self.bucket(&bucket)?.grant, &key, delta))
+        answered(atomics::increment(&self.bucket(&bucket)?.grant, Pace::Wait, &key, delta))
     }
 
     fn swap(&mut self, cas: Resource<Cas>, value: Vec<u8>) -> Result<std::result::Result<(), CasError>> {
         let cas = self.take_cas(cas)?;
-        Ok(atomics::swap(cas, &value).map_err(|error| atomics::keep_lost(self, error)))
+        Ok(atomics::swap(cas, Pace::Wait, &value).now().map_err(|error| lost(self, error)))
     }
 }
 
 impl wit_atomics::HostCas for WasiKeyValueCtxView<'_> {
     fn new(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<Resource<Cas>> {
-        let attempt = atomics::attempt(self.ctx.handles.cas, &self.bucket(&bucket)?.grant, &key);
-        Ok(attempt.and_then(|cas| atomics::keep(self, cas)))
+        let attempt = atomics::attempt(&self.bucket(&bucket)?.grant, Pace::Wait, self.ctx.handles.cas, &key).now();
+        Ok(attempt.and_then(|cas| atomics::keep(self, cas)).map_err(Error::from))
     }
 
     fn current(&mut self, this: Resource<Cas>) -> Answer<Option<Vec<u8>>> {
@@ -86,21 +105,23 @@ impl wit_batch::Host for WasiKeyValueCtxView<'_> {
     fn get_many(&mut self, bucket: Resource<Bucket>, many: Vec<String>) -> Answer<Vec<Option<(String, Vec<u8>)>>> {
         let bucket = self.bucket(&bucket)?;
         let pairs = batch::check_count(&bucket.grant, "get-many", Rights::READ, many.len())
-            .and_then(|()| batch::get_many(&bucket.grant, &keys(&many)));
+            .and_then(|()| batch::get_many(&bucket.grant, Pace::Wait, &keys(&many)).now());
         let owned = |(key, value): crate::backend::Pair| (String::from(&*key), Vec::from(value));
-        Ok(pairs.map(|pairs| pairs.into_iter().map(|pair| pair.map(owned)).collect()))
+        Ok(pairs.map(|pairs| pairs.into_iter().map(|pair| pair.map(owned)).collect()).map_err(Error::from))
     }
 
     fn set_many(&mut self, bucket: Resource<Bucket>, pairs: Vec<(String, Vec<u8>)>) -> Answer<()> {
         let bucket = self.bucket(&bucket)?;
         let views: Vec<_> = pairs.iter().map(|(key, value)| (Key::from(key.as_str()), value.as_slice())).collect();
-        Ok(batch::check_count(&bucket.grant, "set-many", Rights::WRITE, views.len())
-            .and_then(|()| batch::set_many(&bucket.grant, &views)))
+        let counted = batch::check_count(&bucket.grant, "set-many", Rights::WRITE, views.len());
+        Ok(counted.and_then(|()| batch::set_many(&bucket.grant, Pace::Wait, &views).now()).map_err(Error::from))
     }
 
     fn delete_many(&mut self, bucket: Resource<Bucket>, many: Vec<String>) -> Answer<()> {
         let bucket = self.bucket(&bucket)?;
-        Ok(batch::check_count(&bucket.grant, "delete-many", Rights::WRITE, many.len())
-            .and_then(|()| batch::delete_many(&bucket.grant, &keys(&many))))
+        let counted = batch::check_count(&bucket.grant, "delete-many", Rights::WRITE, many.len());
+        Ok(counted
+            .and_then(|()| batch::delete_many(&bucket.grant, Pace::Wait, &keys(&many)).now())
+            .map_err(Error::from))
     }
 }

@@ -1,37 +1,42 @@
 //! Registration: the calls of the interface, by hand, in an embedder's linker; one file per shape of the interface.
 //!
-//! Flow: guest -> wasmtime lifts views -> a closure of `draft2` -> `store`, `batch`, `atomics` -> wasmtime lowers.
+//! Flow: guest -> wasmtime lifts views -> a call's first half, in the shape's file -> `store`, `batch`, `atomics` -> its second half,
+//! once the answer is there -> wasmtime lowers. [`Access::define`] joins the halves, in each of the ways that wasmtime knows.
 //! By hand, because `bindgen!` makes a `String` and a `Vec` of every parameter before our code runs: here keys and values
 //! are read where they lie in guest memory, and limits are checked on their lengths.
-//! Invariants: 1. A view borrows the store, so whatever is needed of the embedder's state is cloned out first. 2. A trap is
+//! Invariants: 1. A view borrows the store, so whatever is needed of the embedder's state is cloned out first. 2. Nothing of
+//! guest memory is looked at after the first half: an asynchronous guest may use its parameters' memory again. 3. A trap is
 //! for what the canonical ABI forbids (text that is not UTF-8, a handle of another kind); all else is a WIT error.
 
 mod draft2;
 mod host;
 
+use crate::backend::Reply;
 use crate::ctx::{WasiKeyValueCtxView, WasiKeyValueView};
+use crate::pace::Pace;
 use std::future::ready;
-use wasmtime::Result;
-use wasmtime::StoreContextMut;
-use wasmtime::component::{ComponentNamedList, Lift, Linker, LinkerInstance, Lower};
+#[cfg(feature = "p3")]
+use wasmtime::AsContextMut;
+use wasmtime::component::{ComponentNamedList, ComponentType, Lift, Linker, LinkerInstance, Lower};
+use wasmtime::{Result, StoreContextMut};
 
 /// Adds `wasi:keyvalue` for instances that are called synchronously. A write that waits for the disk blocks its thread.
 ///
 /// # Errors
 /// The linker already has one of the names.
 pub fn add_to_linker_sync<T: WasiKeyValueView + 'static>(linker: &mut Linker<T>) -> Result<()> {
-    add(linker, Access { view: T::keyvalue, pace: Pace::Blocking })
+    add(linker, Access { view: T::keyvalue, host: Host::Blocking })
 }
 
 /// Adds `wasi:keyvalue` for instances that are called with `call_async`.
 ///
-/// Reads answer at once, without a switch of stacks. A write waits in the calling thread for what its bucket's
-/// durability asks, which with `Durability::Sync` is the disk: give such stores a thread that may wait.
+/// What is in memory is answered at once, without a switch of stacks. A call that has to wait, a write with `Durability::Sync` or
+/// one of a bucket behind a network, suspends its guest: the thread goes on with other tasks.
 ///
 /// # Errors
 /// The linker already has one of the names.
 pub fn add_to_linker_async<T: WasiKeyValueView + 'static>(linker: &mut Linker<T>) -> Result<()> {
-    add(linker, Access { view: T::keyvalue, pace: Pace::Suspending })
+    add(linker, Access { view: T::keyvalue, host: Host::Suspending })
 }
 
 /// As [`add_to_linker_sync`], for an embedder whose state does not implement [`WasiKeyValueView`]: `view` finds the
@@ -43,24 +48,47 @@ pub fn add_to_linker<T: Send + 'static>(
     linker: &mut Linker<T>,
     view: fn(&mut T) -> WasiKeyValueCtxView<'_>,
 ) -> Result<()> {
-    add(linker, Access { view, pace: Pace::Blocking })
+    add(linker, Access { view, host: Host::Blocking })
+}
+
+/// The shapes of the interface whose functions are `async`: the guest may have several calls under way.
+#[cfg(feature = "p3")]
+pub mod p3 {
+    use super::{Access, Host, add};
+    use crate::ctx::WasiKeyValueView;
+    use wasmtime::Result;
+    use wasmtime::component::Linker;
+
+    /// Adds `wasi:keyvalue@0.2.0-draft2` with every function `async`. The engine's configuration must have
+    /// `concurrency_support` on, as it is by default.
+    ///
+    /// # Errors
+    /// The linker already has one of the names, among them those of the synchronous form; or concurrency is off.
+    pub fn add_to_linker<T: WasiKeyValueView + 'static>(linker: &mut Linker<T>) -> Result<()> {
+        add(linker, Access { view: T::keyvalue, host: Host::Concurrent })
+    }
 }
 
 fn add<T: Send + 'static>(linker: &mut Linker<T>, access: Access<T>) -> Result<()> {
     draft2::add(linker, access)
 }
 
-/// What a call does while a write of it is on its way to the disk.
-#[derive(Clone, Copy)]
-enum Pace {
+/// How the host calls its guests, and so how a call may wait.
+#[derive(Clone, Copy, Debug)]
+enum Host {
+    /// With `call`: the thread waits.
     Blocking,
+    /// With `call_async`: the guest's stack is put aside.
     Suspending,
+    /// With `call_async`, functions that the interface calls `async`: the guest may have several calls under way.
+    #[cfg(feature = "p3")]
+    Concurrent,
 }
 
 /// How the closures reach the embedder's state, and how they wait.
 struct Access<T: 'static> {
     view: fn(&mut T) -> WasiKeyValueCtxView<'_>,
-    pace: Pace,
+    host: Host,
 }
 
 impl<T> Clone for Access<T> {
@@ -75,22 +103,50 @@ impl<T: Send + 'static> Access<T> {
         (self.view)(cx.data_mut())
     }
 
-    /// Defines a call that may wait for the disk. The one place that knows how: a write is finished here in the calling
-    /// thread, in both paces, and the suspending one answers with a future that is ready. A back end whose writes are
-    /// futures hands them on from here.
-    fn define_write<P, R>(
-        &self,
+    /// Defines a call by its two halves: `start` looks at the parameters in guest memory and asks the back end, `finish` makes what
+    /// the guest gets of the answer. Where the answer is there at once, no host switches stacks.
+    fn define<P, R, E, W>(
+        self,
         instance: &mut LinkerInstance<'_, T>,
         name: &str,
-        call: impl Fn(StoreContextMut<'_, T>, P) -> Result<R> + Send + Sync + 'static,
+        start: impl Fn(&mut StoreContextMut<'_, T>, Pace, P) -> Result<Reply<R, E>> + Send + Sync + 'static,
+        finish: impl Fn(&mut StoreContextMut<'_, T>, std::result::Result<R, E>) -> W + Copy + Send + Sync + 'static,
     ) -> Result<()>
     where
         P: ComponentNamedList + Lift + 'static,
-        R: ComponentNamedList + Lower + Send + 'static,
+        R: 'static,
+        E: 'static,
+        W: ComponentType + Lower + Send + 'static,
     {
-        match self.pace {
-            Pace::Blocking => instance.func_wrap(name, call),
-            Pace::Suspending => instance.func_wrap_async(name, move |cx, params: P| Box::new(ready(call(cx, params)))),
+        match self.host {
+            Host::Blocking => instance.func_wrap(name, move |mut cx, params: P| {
+                let answer = start(&mut cx, Pace::Wait, params)?.now();
+                Ok((finish(&mut cx, answer),))
+            }),
+            Host::Suspending => {
+                instance.func_wrap_async(name, move |mut cx, params: P| match start(&mut cx, Pace::Start, params) {
+                    Err(trap) => Box::new(ready(Err(trap))),
+                    Ok(Reply::Now(answer)) => Box::new(ready(Ok((finish(&mut cx, answer),)))),
+                    Ok(Reply::Later(answer)) => Box::new(async move {
+                        let answer = answer.await;
+                        Ok((finish(&mut cx, answer),))
+                    }),
+                })
+            }
+            #[cfg(feature = "p3")]
+            Host::Concurrent => instance.func_wrap_concurrent(name, move |accessor, params: P| {
+                match accessor.with(|mut access| start(&mut access.as_context_mut(), Pace::Start, params)) {
+                    Err(trap) => Box::pin(ready(Err(trap))),
+                    Ok(Reply::Now(answer)) => {
+                        let given = accessor.with(|mut access| finish(&mut access.as_context_mut(), answer));
+                        Box::pin(ready(Ok((given,))))
+                    }
+                    Ok(Reply::Later(answer)) => Box::pin(async move {
+                        let answer = answer.await;
+                        Ok((accessor.with(|mut access| finish(&mut access.as_context_mut(), answer)),))
+                    }),
+                }
+            }),
         }
     }
 }
