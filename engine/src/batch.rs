@@ -61,7 +61,7 @@ impl Store {
             writes.push(Write { bucket: bucket.entry.id, key, value: value.as_deref() });
         }
         let told = self.0.commits.write_batch(&writes, self.0.durability)?;
-        self.nudge();
+        self.nudge(told.after == 0);
         Ok(Commit::new(self.clone(), told.map(drop)))
     }
 }

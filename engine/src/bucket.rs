@@ -9,8 +9,8 @@ use crate::catalogue::Entry;
 use crate::commit::{Decision, Outcome, Told, check_key, check_value};
 use crate::error::Result;
 use crate::io::unix_ms;
-use crate::log::Found;
 use crate::log::record::Record;
+use crate::log::{Found, RING, WAKE};
 use crate::options::Durability;
 use crate::pending::Commit;
 use crate::store::Store;
@@ -181,13 +181,13 @@ impl Bucket {
     /// Waits as this handle's durability asks.
     #[inline]
     pub(crate) fn finish<T>(&self, told: Told<T>) -> Result<T> {
-        self.store.nudge();
+        self.store.nudge(told.after == 0);
         self.store.0.commits.wait(told.after)?;
         Ok(told.value)
     }
 
     pub(crate) fn start<T>(&self, told: Told<T>) -> Commit<T> {
-        self.store.nudge();
+        self.store.nudge(told.after == 0);
         Commit::new(self.store.clone(), told)
     }
 }
@@ -198,16 +198,24 @@ pub(crate) fn after(ttl: std::time::Duration) -> u64 {
 }
 
 impl Store {
-    /// After a write: wakes the background thread if there is work for it, and pauses if it is being outrun.
+    /// After a write, which is `visible` by now or will be behind a sync: wakes the background thread if there is work for it,
+    /// and pauses if it is being outrun; wakes those who watch if they sleep.
     #[inline]
-    pub(crate) fn nudge(&self) {
-        if self.0.commits.log.take_work() {
-            self.keep_pace();
+    pub(crate) fn nudge(&self, visible: bool) {
+        let asked = self.0.commits.log.take_asked(visible);
+        if asked != 0 {
+            self.do_asked(asked);
         }
     }
 
     #[cold]
-    fn keep_pace(&self) {
+    fn do_asked(&self, asked: u8) {
+        if asked & WAKE != 0 {
+            self.0.commits.watchers.wake();
+        }
+        if asked & RING == 0 {
+            return;
+        }
         self.0.bell.ring();
         let pause = self.0.commits.log.brake();
         if !pause.is_zero() {

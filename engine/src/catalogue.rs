@@ -40,6 +40,8 @@ pub(crate) struct Catalogue(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     buckets: BTreeMap<Box<str>, Arc<Entry>>,
+    /// The same, by id.
+    ids: BTreeMap<u64, Arc<Entry>>,
     next_id: u64,
     /// Dropped, and their keys may still be in the directory.
     forgotten: BTreeSet<u64>,
@@ -97,6 +99,12 @@ impl Replay {
     }
 }
 
+/// The bucket that a record of the catalogue drops, if it does.
+pub(crate) fn dropped_name<'a>(record: &Record<'a>) -> Option<&'a str> {
+    let name = record.key.strip_prefix(b"b").filter(|_| record.kind == Kind::Delete)?;
+    std::str::from_utf8(name).ok()
+}
+
 fn entry(id: u64, name: &str) -> Arc<Entry> {
     Arc::new(Entry { id, name: name.into(), dropped: false.into() })
 }
@@ -105,6 +113,7 @@ impl Catalogue {
     /// Takes up what the log told. Keys of buckets that are not there (any more) are left to the background.
     pub(crate) fn take_up(&self, Replay { mut state, seen }: Replay) {
         let known: BTreeSet<u64> = state.buckets.values().map(|entry| entry.id).chain([CATALOGUE]).collect();
+        state.ids = state.buckets.values().map(|entry| (entry.id, entry.clone())).collect();
         state.forgotten = &seen - &known;
         state.unswept.clone_from(&state.forgotten);
         *self.0.lock() = state;
@@ -140,7 +149,12 @@ impl Catalogue {
 
     /// Whether a bucket has this id now; the catalogue's own counts.
     pub(crate) fn is_live(&self, id: u64) -> bool {
-        id == CATALOGUE || self.0.lock().buckets.values().any(|entry| entry.id == id)
+        id == CATALOGUE || self.0.lock().ids.contains_key(&id)
+    }
+
+    /// The bucket of that id.
+    pub(crate) fn by_id(&self, id: u64) -> Option<Arc<Entry>> {
+        self.0.lock().ids.get(&id).cloned()
     }
 
     /// The ids in use, and the first that never was.
@@ -171,6 +185,7 @@ impl Catalogue {
         commits.wait(told.after)?;
         let entry = entry(id, name);
         state.buckets.insert(name.into(), entry.clone());
+        state.ids.insert(id, entry.clone());
         Ok(entry)
     }
 
@@ -184,6 +199,7 @@ impl Catalogue {
         commits.wait(told.after)?;
         entry.dropped.store(true, Ordering::Release);
         state.buckets.remove(name);
+        state.ids.remove(&entry.id);
         state.forgotten.insert(entry.id);
         Ok(Some(entry))
     }

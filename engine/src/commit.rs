@@ -10,7 +10,7 @@
 //!
 //! Lock order: shard locks (by number), then the group's, then the log's. The leader holds none while it syncs.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +21,7 @@ use parking_lot::{Condvar, Mutex};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::catalogue::Catalogue;
-use crate::directory::{Directory, PendingWrite, Place, ShardGuard};
+use crate::directory::{Directory, PendingWrite, Place, ShardGuard, ShardGuards};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::KeyIndex;
 use crate::log::record::{Kind, Purpose, Record};
@@ -30,6 +30,7 @@ use crate::log::{Appended, Found, Log, Space};
 use crate::options::{BATCH_BYTES_MAX, Durability, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::segment::Segment;
 use crate::value::Version;
+use crate::watch::Watchers;
 
 /// Keys whose memory is asked for at once: together some 25 KiB, half of a first-level cache.
 pub(crate) const PREFETCHED: usize = 100;
@@ -41,6 +42,8 @@ pub(crate) struct Commits {
     /// The keys in order, for listings.
     pub(crate) index: KeyIndex,
     pub(crate) catalogue: Catalogue,
+    /// Who waits for what becomes visible.
+    pub(crate) watchers: Watchers,
     /// Bytes of log from which on a directory checkpoint is worth its while, at least.
     pub(crate) checkpoint_bytes_min: u64,
     hash_seed: u64,
@@ -58,11 +61,14 @@ struct Group {
     leading: bool,
     /// Commits that wait for the disk, in log order.
     queue: VecDeque<Queued>,
+    /// Where the commit begins that the leader is making visible.
+    applying: Option<u64>,
     wakers: Vec<Waker>,
 }
 
 /// A commit that becomes visible when the log is durable up to `end`.
 struct Queued {
+    start: u64,
     end: u64,
     writes: Writes,
 }
@@ -174,6 +180,7 @@ impl Commits {
             directory,
             index,
             catalogue: Catalogue::default(),
+            watchers: Watchers::default(),
             checkpoint_bytes_min,
             hash_seed,
             group: Mutex::default(),
@@ -346,7 +353,8 @@ impl Commits {
         let mut space = self.reserve(bytes, record.purpose(), guard)?;
         let appended = space.appended(0, bytes);
         let write = PendingWrite { hash, place: appended.place, end: appended.end };
-        group.queue.push_back(Queued { end: appended.end, writes: Writes::One(write) });
+        let (start, end) = (appended.position, appended.end);
+        group.queue.push_back(Queued { start, end, writes: Writes::One(write) });
         drop(group);
         shard.pending.push(write);
         space.fill(0, &prepared);
@@ -412,9 +420,23 @@ impl Commits {
         if writes.is_empty() {
             return Ok(Told { value: 0, after: 0 });
         }
-        let hashes: Vec<u64> = writes.iter().map(|w| self.hash(w.bucket, w.key)).collect();
+        let mut hashes: Vec<u64> = writes.iter().map(|w| self.hash(w.bucket, w.key)).collect();
         let guard = &epoch::pin();
         let mut shards = self.directory.lock_all(&hashes);
+        let mut counting = Vec::new();
+        let mut writes = writes;
+        if writes.iter().any(|write| write.value.is_none()) {
+            let (void, after) = self.void_deletes(writes, &hashes, &mut shards, guard)?;
+            if void.len() == writes.len() {
+                return Ok(Told { value: 0, after });
+            }
+            if !void.is_empty() {
+                let counts = |i: &usize| void.binary_search(i).is_err();
+                counting.extend((0..writes.len()).filter(counts).map(|i| writes[i]));
+                hashes = (0..writes.len()).filter(counts).map(|i| hashes[i]).collect();
+                writes = &counting;
+            }
+        }
         let members_bytes = writes.iter().map(|w| w.record().bytes()).sum();
         let header = Record { mark: self.log.take_mark(), ..Record::batch(writes.len() as u64, members_bytes) };
         let total = header.bytes() + members_bytes;
@@ -423,7 +445,7 @@ impl Commits {
         let mut group = waits.then(|| self.group.lock());
         let frees = writes.iter().all(|write| write.value.is_none());
         let mut space = self.reserve(total, if frees { Purpose::Freeing } else { Purpose::Growth }, guard)?;
-        let end = space.appended(0, total).end;
+        let Appended { position: start, end, .. } = space.appended(0, total);
         let mut at = header.bytes();
         let places: Vec<PendingWrite> = writes
             .iter()
@@ -436,7 +458,7 @@ impl Commits {
             })
             .collect();
         if let Some(group) = &mut group {
-            group.queue.push_back(Queued { end, writes: Writes::Batch(places.clone()) });
+            group.queue.push_back(Queued { start, end, writes: Writes::Batch(places.clone()) });
         }
         drop(group);
         let mut at = space.fill(0, &header.prepare());
@@ -466,6 +488,64 @@ impl Commits {
             }
         }
         Ok(Told { value: end, after: 0 })
+    }
+
+    /// Which writes of a batch delete a key that has no value when its turn comes, rising: nothing is written of them. And the
+    /// log position up to which the log must be durable before that may be told.
+    fn void_deletes(
+        &self,
+        writes: &[Write<'_>],
+        hashes: &[u64],
+        shards: &mut ShardGuards<'_>,
+        guard: &Guard,
+    ) -> Result<(Vec<usize>, u64)> {
+        // Whether a key has a value after the writes of the batch so far: where two of them may be to one key.
+        let mut sorted = hashes.to_vec();
+        sorted.sort_unstable();
+        let mut said = sorted.windows(2).any(|two| two[0] == two[1]).then(HashMap::new);
+        let (mut void, mut after) = (Vec::new(), 0);
+        for from in (0..writes.len()).step_by(PREFETCHED) {
+            let to = (from + PREFETCHED).min(writes.len());
+            self.prefetch(hashes[from..to].iter().copied(), guard);
+            for i in from..to {
+                let Write { bucket, key, value } = writes[i];
+                let earlier = said.as_mut().and_then(|said| said.insert((bucket, key), value.is_some()));
+                if value.is_some() {
+                    continue;
+                }
+                let there = match earlier {
+                    Some(there) => there,
+                    None => {
+                        let (found, end) = self.find_newest(shards.of(hashes[i]), hashes[i], bucket, key, guard)?;
+                        after = after.max(end);
+                        found
+                    }
+                };
+                if !there {
+                    void.push(i);
+                }
+            }
+        }
+        Ok((void, after))
+    }
+
+    /// Whether a key has a value, counting writes that are not visible yet; and where the log ends behind the last of those.
+    fn find_newest(
+        &self,
+        shard: &ShardGuard<'_>,
+        hash: u64,
+        bucket: u64,
+        key: &[u8],
+        guard: &Guard,
+    ) -> Result<(bool, u64)> {
+        let (mut found, mut newer) = (None, None);
+        let pending = shard.newest_pending(hash, |place| self.is_key(place, bucket, key, guard, &mut newer))?;
+        if newer.is_none() {
+            shard.find(hash, guard, |place| self.is_key(place, bucket, key, guard, &mut found))?;
+        }
+        let newest = newer.or(found);
+        let there = newest.is_some_and(|found| found.record.kind == Kind::Set && !found.is_expired());
+        Ok((there, pending.map_or(0, |pending| pending.end)))
     }
 
     /// Waits until everything before log position `end` is durable and visible. 0 is at once.
@@ -521,6 +601,7 @@ impl Commits {
         drop(group);
         self.synced.notify_all();
         wakers.into_iter().for_each(Waker::wake);
+        self.watchers.wake();
     }
 
     /// Makes queued commits visible, in log order, as far as the log is durable.
@@ -530,7 +611,9 @@ impl Commits {
         loop {
             let next = {
                 let mut group = self.group.lock();
-                group.queue.pop_front_if(|queued| queued.end <= durable)
+                let next = group.queue.pop_front_if(|queued| queued.end <= durable);
+                group.applying = next.as_ref().map(|queued| queued.start);
+                next
             };
             match next.map(|queued| queued.writes) {
                 Some(Writes::One(write)) => self.apply_one(&mut self.directory.lock(write.hash), &write, guard)?,
@@ -580,6 +663,16 @@ impl Commits {
         self.applied.load(Ordering::Acquire)
     }
 
+    /// A log position between two commits: every commit before it is visible to readers, but for those whose writer still holds
+    /// the lock of their shard; whatever was queued to wait for the disk lies behind it.
+    pub(crate) fn shown(&self, guard: &Guard) -> u64 {
+        // In this order: what is published by now was queued before, if it had to be.
+        let end = self.log.end(guard);
+        let group = self.group.lock();
+        let waiting = group.queue.front().map(|queued| queued.start);
+        [group.applying, waiting].into_iter().flatten().fold(end, u64::min)
+    }
+
     /// A log position before which every write is visible, and the log said last of a key what readers see; `None` if
     /// writers are too busy to tell. `end` is a position up to which the log was published when it was read. What the
     /// sweep shows is argued in `list`.
@@ -596,6 +689,8 @@ impl Commits {
     /// Refuses all further writes: the state of the disk is unknown. Reads go on.
     pub(crate) fn poison(&self, cause: Error) {
         let _ = self.poison.set(cause);
+        // Nothing more will come.
+        self.watchers.wake();
     }
 
     fn check_poison(&self) -> Result<()> {

@@ -54,6 +54,7 @@ mod take_up;
 pub mod testing;
 mod value;
 mod verify;
+mod watch;
 mod worker;
 
 pub use atomics::Swap;
@@ -71,3 +72,4 @@ pub use stats::Stats;
 pub use store::Store;
 pub use value::{Value, Version};
 pub use verify::{Finding, FindingKind, VerifyReport, verify};
+pub use watch::{Change, Delivery, Event, Next, Position, Watch, WatchFrom};

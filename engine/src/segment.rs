@@ -181,6 +181,11 @@ impl Segment {
         self.region.published() == 0
     }
 
+    /// Where the log before this segment ended; `None` if it never took over.
+    pub(crate) fn link(&self) -> Option<u64> {
+        decode_link(self.header.salt, self.region.slice(0..HEADER_BYTES)?)
+    }
+
     /// The log position of `offset` in this segment.
     pub(crate) fn position(&self, offset: u64) -> u64 {
         self.header.base + offset

@@ -166,6 +166,7 @@ impl Store {
         // The keys mean nothing to anybody now; this gives their memory back.
         forget_keys(&self.0.commits, |bucket| bucket == entry.id);
         self.0.commits.catalogue.forgotten(&BTreeSet::from([entry.id]));
+        self.nudge(true);
         Ok(true)
     }
 

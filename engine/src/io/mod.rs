@@ -14,7 +14,7 @@ use std::fmt::Debug;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use map::{Map, Private};
 
@@ -146,6 +146,12 @@ pub(crate) fn unknown_state(failed: io::Error) -> io::Error {
 #[allow(clippy::disallowed_methods, reason = "the seam itself")]
 pub(crate) fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The moment that comes so much later; `None` if that is never. For waits with a limit, and for nothing that is kept.
+#[allow(clippy::disallowed_methods, reason = "the seam itself")]
+pub(crate) fn deadline(timeout: Duration) -> Option<Instant> {
+    Instant::now().checked_add(timeout)
 }
 
 /// Rests for a while; for writers that are asked to slow down.

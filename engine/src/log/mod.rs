@@ -15,7 +15,7 @@ pub(crate) mod record;
 pub(crate) mod replay;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
 use crossbeam_epoch::{self as epoch, Guard};
@@ -49,6 +49,11 @@ const PREPARED_BYTES_MAX: u64 = 256 << 10;
 /// Segments begin and end at pages.
 const PAGE_BYTES: u64 = 4096;
 
+/// A writer is asked to ring for the background thread, which has something to do that it does not know of ...
+pub(crate) const RING: u8 = 1;
+/// ... and to wake those who wait for commits.
+pub(crate) const WAKE: u8 = 2;
+
 /// Everything about the segments of an open store.
 pub(crate) struct Log {
     disk: Arc<dyn Disk>,
@@ -70,8 +75,8 @@ pub(crate) struct Log {
     marked: AtomicU64,
     /// There is a next segment: the active one may be filled to its end.
     next_ready: AtomicBool,
-    /// The background thread has something to do that it does not know of.
-    has_work: AtomicBool,
+    /// What the next writer is asked to do once its write is visible: [`RING`], [`WAKE`].
+    asked: AtomicU8,
     /// What a writer pauses for every 256 KiB, while cleaning lags behind.
     brake_us: AtomicU64,
     /// Given up, but readers may still hold places in them.
@@ -196,7 +201,7 @@ impl Log {
             durable: AtomicU64::new(resume.durable),
             marked: AtomicU64::new(resume.durable),
             next_ready: AtomicBool::new(false),
-            has_work: AtomicBool::new(false),
+            asked: AtomicU8::new(0),
             brake_us: AtomicU64::new(0),
             retired: Mutex::default(),
             ghosts: Mutex::new(resume.ghosts),
@@ -255,10 +260,10 @@ impl Log {
     fn keep_pace(&self, segment: &Segment, end: u64) {
         if segment.position(end) >= self.wake_at.load(Ordering::Relaxed) {
             self.wake_at.store(u64::MAX, Ordering::Relaxed);
-            self.has_work.store(true, Ordering::Relaxed);
+            self.asked.fetch_or(RING, Ordering::Relaxed);
         }
         if self.lacks_space(segment, end) || self.brake_us.load(Ordering::Relaxed) != 0 {
-            self.has_work.store(true, Ordering::Relaxed);
+            self.asked.fetch_or(RING, Ordering::Relaxed);
         }
     }
 
@@ -378,7 +383,7 @@ impl Log {
         self.unsynced.lock().push(full.clone());
         self.next_ready.store(false, Ordering::Relaxed);
         self.active.replace(next, guard);
-        self.has_work.store(true, Ordering::Relaxed);
+        self.asked.fetch_or(RING, Ordering::Relaxed);
         Ok(())
     }
 
@@ -587,10 +592,36 @@ impl Log {
         Ok(())
     }
 
-    /// Whether the background thread is to be woken; says so once.
+    /// What the writer of a commit that is visible now (or, if not `visible`, will be behind a sync) is asked to do: of
+    /// [`RING`] and [`WAKE`]. Asks each once.
     #[inline]
-    pub(crate) fn take_work(&self) -> bool {
-        self.has_work.load(Ordering::Relaxed) && self.has_work.swap(false, Ordering::Relaxed)
+    pub(crate) fn take_asked(&self, visible: bool) -> u8 {
+        // Sequentially consistent, like the store that published the write: see `watch`.
+        if self.asked.load(Ordering::SeqCst) == 0 { 0 } else { self.take_asked_now(visible) }
+    }
+
+    #[cold]
+    fn take_asked_now(&self, visible: bool) -> u8 {
+        // Whoever leads the sync wakes those who watch.
+        let mine = if visible { RING | WAKE } else { RING };
+        self.asked.fetch_and(!mine, Ordering::SeqCst) & mine
+    }
+
+    /// Asks the next writer to wake those who watch. Who looks at the log after this, and then sleeps, misses no write.
+    pub(crate) fn ask_to_wake(&self) {
+        self.asked.fetch_or(WAKE, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Whether this is the segment that is appended to.
+    pub(crate) fn is_active(&self, segment: &Arc<Segment>, guard: &Guard) -> bool {
+        Arc::ptr_eq(self.active.load(guard), segment)
+    }
+
+    /// The record at an offset of a segment.
+    pub(crate) fn record_of<'s>(&self, segment: &'s Segment, offset: u64) -> Result<(Record<'s>, u64)> {
+        let found = segment.record(offset, self.verify);
+        found.map_err(|defect| segment.corrupt(offset, format_args!("no valid record ({defect:?})")))
     }
 
     /// The place of the record at `offset` of a segment.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::Random;
+use super::feed;
 use super::model::{self, History, Seen};
 use super::workload::{Run, Step, options};
 use crate::checkpoint;
@@ -276,6 +277,7 @@ fn open(disk: &SimDisk, options: &Options, doing: &str) -> Result<(Store, Seen),
     let store =
         Store::without_worker(Arc::new(disk.clone()), options.clone()).map_err(|e| format!("{doing}: {e:?}"))?;
     let seen = model::read(&store).map_err(|e| format!("reading after {doing}: {e:?}"))?;
+    feed::check(&store, &seen).map_err(|e| format!("after {doing}: {e}"))?;
     Ok((store, seen))
 }
 

@@ -8,6 +8,7 @@ pub mod backup;
 pub mod crash;
 pub mod damage;
 pub mod faults;
+mod feed;
 pub(crate) mod model;
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::Random;
+use super::feed;
 use super::model::{self, Change, History};
 use crate::io::sim::SimDisk;
 use crate::worker::Jobs;
@@ -309,6 +310,15 @@ impl Run {
             }
             changes.push(Change::Put(bucket.name().to_owned(), key, value));
         }
+        let last = self.history.last();
+        let absent = |bucket: &String, key: &Vec<u8>| last.get(bucket).is_none_or(|keys| !keys.contains_key(key));
+        if changes.iter().all(|change| matches!(change, Change::Put(bucket, key, None) if absent(bucket, key))) {
+            // Nothing is written, and so nothing synced.
+            return match store.commit(&batch) {
+                Ok(()) => Ok(Step::Done),
+                Err(e) => self.failed(&e, None),
+            };
+        }
         let moment = self.disk.now();
         if self.random.below(3) == 0 {
             let result = store.start_commit(&batch);
@@ -436,6 +446,7 @@ impl Run {
             return Ok(step);
         }
         let seen = model::read(store).map_err(|e| format!("a read fails: {e:?}"))?;
+        feed::check(store, &seen)?;
         let all = self.history.commits();
         self.history.find(&seen, all..=all).map_err(|e| format!("while open: {e}"))?;
         Ok(Step::Done)
