@@ -87,7 +87,7 @@ impl Store {
     /// written to it; `Poisoned` if the store is, or was closed; `NoSpace`, `Io`. The store itself is none
     /// the worse, and goes on.
     pub fn backup(&self, to: impl AsRef<Path>) -> Result<BackupReport> {
-        let to: Arc<dyn Disk> = Arc::new(RealDisk::open(to.as_ref(), true, refuse_used)?);
+        let to: Arc<dyn Disk> = Arc::new(RealDisk::open(to.as_ref(), &Options::new(), refuse_used)?);
         self.backup_onto(&to, true)
     }
 
@@ -150,8 +150,8 @@ impl Store {
 /// `Corrupt` with file and offset of the first damage found; `Format` if `from` holds no store; `Locked` if it is open for
 /// writing; `Invalid` if `to` is neither absent nor empty; `NoSpace`, `Io`.
 pub fn restore(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<BackupReport> {
-    let from: Arc<dyn Disk> = Arc::new(RealDisk::open_read_only(from.as_ref())?);
-    restore_onto(from, || Ok(Arc::new(RealDisk::open(to.as_ref(), true, refuse_used)?)))
+    let from: Arc<dyn Disk> = Arc::new(RealDisk::open_read_only(from.as_ref(), &Options::new())?);
+    restore_onto(from, || Ok(Arc::new(RealDisk::open(to.as_ref(), &Options::new(), refuse_used)?)))
 }
 
 /// As [`restore`], on any disks; `to` is opened when `from` was found good.
@@ -220,7 +220,7 @@ impl Backup<'_> {
         if sealed && self.link(&name, end) {
             return Ok(());
         }
-        let bytes = segment.region.slice(0..end).unwrap_or_default();
+        let bytes = &*segment.read(end)?;
         let extent = replay::extent(bytes, segment.header.salt);
         if extent.end != end {
             return Err(segment.corrupt(extent.defect_at, "no valid record, found while copying"));
@@ -238,7 +238,8 @@ impl Backup<'_> {
         for run in runs {
             let name = run::format::file_name(run.header.number);
             if !self.link(&name, run.footer.bytes) {
-                self.copy(&name, &[run.bytes()])?;
+                let bytes = run.bytes().map_err(|e| Error::io(format_args!("cannot read {name}"), e))?;
+                self.copy(&name, &[&bytes])?;
             }
         }
         self.report.runs = runs.len() as u64;

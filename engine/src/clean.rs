@@ -242,13 +242,13 @@ fn move_some(commits: &Commits, at: &mut Cleaning, guard: &Guard) -> Result<()> 
         let offset = *from;
         let corrupt =
             |defect| segment.corrupt(offset, format_args!("no valid record ({defect:?}), found while cleaning"));
-        let (record, bytes) = segment.record(offset, false).map_err(corrupt)?;
+        let (record, bytes) = segment.record(offset, false, guard).map_err(corrupt)?;
         let skipped = record.kind == Kind::Set && bytes >= SKIPPED_BYTES_MIN && !*verify_all && {
             let (hash, place) = (commits.hash(record.bucket, record.key), commits.log.place(segment, offset));
             commits.directory.find(hash, guard, |p| Ok(p == place))?.is_none()
         };
         if !skipped {
-            segment.record(offset, true).map_err(corrupt)?;
+            segment.record(offset, true, guard).map_err(corrupt)?;
             read += bytes;
             if record.kind != Kind::Batch {
                 commits.move_record(segment, offset, &record, *oldest, guard)?;

@@ -150,6 +150,11 @@ fn too_long(what: &str, bytes: usize, bytes_max: usize) -> Error {
     Error::invalid(format!("the {what} has {bytes} bytes, at most {bytes_max} are allowed"))
 }
 
+#[cold]
+fn indeterminate(cause: &Error) -> Error {
+    cause.with_kind(ErrorKind::Indeterminate, "the commit may or may not survive; reopen the store to know")
+}
+
 /// The hash of a key of a bucket, in the store with this seed.
 #[inline]
 pub(crate) fn hash_key(seed: u64, bucket: u64, key: &[u8]) -> u64 {
@@ -266,7 +271,7 @@ impl Commits {
         found: &mut Option<Found<'g>>,
     ) -> Result<bool> {
         let (segment, offset) = self.log.locate(place, guard)?;
-        let Ok((record, bytes)) = segment.record_as_it_is(offset) else { return Ok(false) };
+        let Ok((record, bytes)) = segment.record_as_it_is(offset, guard) else { return Ok(false) };
         let same = record.bucket == bucket && record.key == key;
         if same {
             *found = Some(Found { segment, offset, bytes, record });
@@ -326,6 +331,15 @@ impl Commits {
         })
     }
 
+    /// Publishes records. Where that fails nobody knows whether the next open finds them.
+    #[inline]
+    fn publish(&self, space: Space<'_>) -> Result<()> {
+        space.publish().map_err(|e| {
+            self.poison(e.clone());
+            indeterminate(&e)
+        })
+    }
+
     #[inline]
     pub(crate) fn append(&self, record: &Record<'_>, guard: &Guard) -> Result<Appended> {
         let prepared = record.prepare();
@@ -334,7 +348,7 @@ impl Commits {
         let appended = space.appended(0, bytes);
         space.fill(0, &prepared);
         space.segment.count(record.kind, bytes);
-        space.publish();
+        self.publish(space)?;
         Ok(appended)
     }
 
@@ -359,7 +373,7 @@ impl Commits {
         shard.pending.push(write);
         space.fill(0, &prepared);
         space.segment.count(record.kind, bytes);
-        space.publish();
+        self.publish(space)?;
         Ok(appended)
     }
 
@@ -468,7 +482,7 @@ impl Commits {
             space.segment.count(record.kind, bytes);
             at += bytes;
         }
-        space.publish();
+        self.publish(space)?;
         if waits {
             for write in &places {
                 shards.of(write.hash).pending.push(*write);
@@ -565,10 +579,7 @@ impl Commits {
                 return Ok(());
             }
             if let Some(cause) = self.poison.get() {
-                return Err(cause.with_kind(
-                    ErrorKind::Indeterminate,
-                    "the commit may or may not survive; reopen the store to know",
-                ));
+                return Err(indeterminate(cause));
             }
             group.leading = true;
             drop(group);
@@ -733,7 +744,7 @@ impl Commits {
         let (hash, offset) = (parsed.hash, parsed.offset());
         let mut shard = self.directory.lock(hash);
         let mut found = None;
-        let old = shard.find(hash, guard, |place| match segment.record_as_it_is(offset) {
+        let old = shard.find(hash, guard, |place| match segment.record_as_it_is(offset, guard) {
             Ok((new, _)) => self.is_key_to_replace(place, new.bucket, new.key, guard, &mut found),
             Err(_) => Ok(false),
         })?;

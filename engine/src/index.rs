@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crossbeam_epoch::Guard;
+use crossbeam_epoch::{self as epoch, Guard};
 use parking_lot::Mutex;
 
 use crate::commit::Commits;
@@ -231,7 +231,7 @@ impl State {
                     push_sorted(&mut sorted, Arc::new(run), log.store())?;
                     at = next;
                 } else {
-                    let (record, bytes) = record(&segment, at)?;
+                    let (record, bytes) = record(&segment, at, guard)?;
                     if let Some(entry) = entry_of(&segment, at, &record) {
                         self.tail.add(&entry);
                     }
@@ -276,10 +276,11 @@ fn merge_in_memory(runs: &[Arc<Run>; 2], store: u64) -> Result<Run, Damaged> {
 
 /// The records of a segment from `from` on, at least up to `limit`, as a run in memory; and where the next record is.
 pub(crate) fn sort(segment: &Segment, from: u64, limit: u64, store: u64) -> Result<(Run, u64)> {
+    let guard = &epoch::pin();
     let mut entries = Vec::new();
     let mut at = from;
     while at < limit {
-        let (record, bytes) = record(segment, at)?;
+        let (record, bytes) = record(segment, at, guard)?;
         entries.extend(entry_of(segment, at, &record));
         at += bytes;
     }
@@ -293,8 +294,8 @@ pub(crate) fn sort(segment: &Segment, from: u64, limit: u64, store: u64) -> Resu
     Ok((run, at))
 }
 
-fn record(segment: &Segment, at: u64) -> Result<(Record<'_>, u64)> {
-    segment.record(at, false).map_err(|defect| segment.corrupt(at, format_args!("no valid record ({defect:?})")))
+fn record<'g>(segment: &'g Segment, at: u64, guard: &'g Guard) -> Result<(Record<'g>, u64)> {
+    segment.record(at, false, guard).map_err(|defect| segment.no_record(at, defect))
 }
 
 /// What a record at `offset` says of its key.

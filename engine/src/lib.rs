@@ -64,7 +64,7 @@ pub use bucket::Bucket;
 pub use error::{Error, ErrorKind, Result};
 pub use list::{KeyPage, ListOptions};
 pub use options::{
-    BATCH_BYTES_MAX, BUCKET_NAME_BYTES_MAX, Durability, KEY_BYTES_MAX, Options, VALUE_BYTES_MAX, Verify,
+    Access, BATCH_BYTES_MAX, BUCKET_NAME_BYTES_MAX, Durability, KEY_BYTES_MAX, Options, VALUE_BYTES_MAX, Verify,
 };
 pub use pending::Commit;
 pub use recovery::OpenReport;

@@ -1,8 +1,10 @@
 //! How a store is opened: each setting with its unit, its default and the reason for it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::checkpoint::writer;
+use crate::io::window::Budget;
 
 /// What an acknowledged write has survived by the time the call returns.
 ///
@@ -45,6 +47,22 @@ pub enum Verify {
     Always,
 }
 
+/// How the files of a store are read and written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Mapped where that is safe: not on network and user-space file systems (nor, to be read only, on overlays), where a
+    /// mapping may fail by a signal or not see what was written by another way. Linux says what a directory is on; elsewhere
+    /// this is [`Access::Mapped`].
+    Auto,
+    /// Mapped into memory: a read copies nothing and asks nobody. If another process cuts a file short, or the device
+    /// fails, a read of what is gone ends the process by a signal.
+    Mapped,
+    /// By calls of the system, each of which can fail with an error and none with a signal. A write costs a call, a read of
+    /// what was not read lately another; values are copies. What was read is kept in memory as
+    /// [`Options::read_bytes_max`] says.
+    Unmapped,
+}
+
 /// Longest key, in bytes: keys stand in index files, where a 16-bit length is enough.
 pub const KEY_BYTES_MAX: usize = 64 * 1024 - 1;
 /// Longest value, in bytes.
@@ -62,6 +80,8 @@ pub struct Options {
     pub(crate) create: bool,
     pub(crate) segment_bytes_max: u64,
     pub(crate) checkpoint_bytes_min: u64,
+    pub(crate) access: Access,
+    pub(crate) read_bytes_max: u64,
 }
 
 impl Default for Options {
@@ -72,6 +92,8 @@ impl Default for Options {
             create: true,
             segment_bytes_max: 64 << 20,
             checkpoint_bytes_min: writer::BYTES_MIN,
+            access: Access::Auto,
+            read_bytes_max: 64 << 20,
         }
     }
 }
@@ -110,5 +132,36 @@ impl Options {
     pub fn segment_bytes_max(mut self, bytes: u64) -> Self {
         self.segment_bytes_max = bytes.clamp(64 << 10, 64 << 20).next_multiple_of(4096);
         self
+    }
+
+    /// How files are read and written. Default: [`Access::Auto`].
+    #[must_use]
+    pub fn access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// Most memory, in bytes, for what was read of files that are not mapped; the segment that is written to is in memory
+    /// beside it. Default: 64 MiB. What readers hold on to counts, and is not taken from them.
+    #[must_use]
+    pub fn read_bytes_max(mut self, bytes: u64) -> Self {
+        self.read_bytes_max = bytes;
+        self
+    }
+
+    /// What memory unmapped files may take; `None` if files are mapped. `hazard`: mappings are not safe where the store is.
+    pub(crate) fn unmapped(&self, hazard: impl FnOnce() -> bool) -> Option<Arc<Budget>> {
+        #[cfg(feature = "testing")]
+        if self.access == Access::Auto
+            && let Some(budget) = crate::testing::unmapped()
+        {
+            return Some(budget);
+        }
+        let unmapped = match self.access {
+            Access::Auto => hazard(),
+            Access::Mapped => false,
+            Access::Unmapped => true,
+        };
+        unmapped.then(|| Arc::new(Budget::new(self.read_bytes_max)))
     }
 }

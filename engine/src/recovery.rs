@@ -11,6 +11,7 @@
 //! Every step can be cut short by a crash and done again: nothing is changed before step 5, and there the manifest
 //! edit comes before the file goes.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::backup;
@@ -149,8 +150,17 @@ impl Loaded {
         self.header.base + self.extent.end
     }
 
-    fn bytes(&self) -> &[u8] {
-        self.region.slice(0..self.region.bytes()).unwrap_or_default()
+    fn bytes(&self) -> Result<Cow<'_, [u8]>> {
+        self.region.read(0..self.region.bytes()).map_err(|e| self.unread(e))
+    }
+
+    /// The file could not be read.
+    #[cold]
+    fn unread(&self, e: std::io::Error) -> Error {
+        match e.kind() {
+            std::io::ErrorKind::UnexpectedEof => Error::corrupt(&self.name(), self.region.bytes(), e),
+            _ => Error::io(format_args!("cannot read {}", self.name()), e),
+        }
     }
 }
 
@@ -178,7 +188,7 @@ fn reopen(disk: &Arc<dyn Disk>, superblock: Superblock) -> Result<Recovered> {
         }
         let cut_before = i + 1 < kept && goes_on(&segments, i);
         if segment.link.is_some() && segment.entry.sealed.is_none() && state.closed.is_none() && !cut_before {
-            report.bytes_cut += used_bytes(segment.bytes(), whole).saturating_sub(whole);
+            report.bytes_cut += used_bytes(&segment.bytes()?, whole).saturating_sub(whole);
         }
     }
 
@@ -201,7 +211,7 @@ fn reopen(disk: &Arc<dyn Disk>, superblock: Superblock) -> Result<Recovered> {
     segments.truncate(kept);
     report.checkpoint = checkpoint.is_some();
     report.checkpoint_thrown_away = state.checkpoint.is_some() && checkpoint.is_none();
-    let (resume, tails) = resume(segments, &state, checkpoint.as_ref(), base, disk.read_only())?;
+    let (resume, tails) = resume(segments, &state, checkpoint.as_ref(), base, &**disk)?;
     Ok(Recovered { manifest, resume, hash_seed: superblock.hash_seed, tails, checkpoint, report })
 }
 
@@ -312,7 +322,7 @@ fn load(disk: &dyn Disk, number: u64, entry: Entry, store: u64, from: u64, notin
         return Err(Error::corrupt(&name, file_bytes, message));
     }
     let link = segment::decode_link(header.salt, &header_bytes);
-    let region = Region::new(file.map(mapped, false).map_err(failed)?, mapped, false);
+    let region = Region::of_file(disk, &file, mapped).map_err(failed)?;
     let replay_from = from.saturating_sub(header.base).max(HEADER_BYTES);
     let mut loaded = Loaded {
         number,
@@ -339,9 +349,12 @@ fn load(disk: &dyn Disk, number: u64, entry: Entry, store: u64, from: u64, notin
         loaded.read_from = replay_from;
         loaded.notes = noting.map(Notes::new);
     }
-    let bytes = loaded.region.slice(0..end).unwrap_or_default();
     loaded.region.read_ahead(loaded.read_from, end);
-    loaded.extent = replay::extent_from(bytes, header.salt, loaded.read_from, loaded.notes.as_mut());
+    let mut notes = loaded.notes.take();
+    let bytes = loaded.region.read(0..end).map_err(|e| loaded.unread(e))?;
+    let extent = replay::extent_from(&bytes, header.salt, loaded.read_from, notes.as_mut());
+    drop(bytes);
+    (loaded.extent, loaded.notes) = (extent, notes);
     Ok(loaded)
 }
 
@@ -351,7 +364,7 @@ fn log_end(segments: &[Loaded], state: &manifest::State) -> Result<usize> {
         let before = i.checked_sub(1).map(|i| &segments[i]);
         let Some(link) = segment.link else {
             // Made ready, never used. Then nothing after it was used either, and nothing may say it was.
-            return match witness(segments, i, segment.header.base, state) {
+            return match witness(segments, i, segment.header.base, state)? {
                 Some(by) => Err(damaged(segment, segment::HEADER_BYTES - segment::LINK_BYTES, &by)),
                 None => Ok(i),
             };
@@ -363,7 +376,7 @@ fn log_end(segments: &[Loaded], state: &manifest::State) -> Result<usize> {
             && link != before.end()
         {
             // The log before this segment was longer than it is now.
-            return match witness(segments, i - 1, before.end(), state) {
+            return match witness(segments, i - 1, before.end(), state)? {
                 Some(by) => Err(damaged(before, before.extent.defect_at, &by)),
                 None if link < before.end() => Err(damaged(segment, 56, "the log before it is longer than it says")),
                 None => Ok(i),
@@ -373,7 +386,7 @@ fn log_end(segments: &[Loaded], state: &manifest::State) -> Result<usize> {
         let torn = segment.extent.defect != Defect::Blank && !goes_on(segments, i);
         let stops = torn || segment.entry.sealed.is_some_and(|e| e != segment.end());
         if (stops || i + 1 == segments.len())
-            && let Some(by) = witness(segments, i, segment.end(), state)
+            && let Some(by) = witness(segments, i, segment.end(), state)?
         {
             return Err(damaged(segment, segment.extent.defect_at, &by));
         }
@@ -391,34 +404,37 @@ fn goes_on(segments: &[Loaded], i: usize) -> bool {
 }
 
 /// Who says that the log reached past `position`, where segment `i` now ends.
-fn witness(segments: &[Loaded], i: usize, position: u64, state: &manifest::State) -> Option<String> {
+fn witness(segments: &[Loaded], i: usize, position: u64, state: &manifest::State) -> Result<Option<String>> {
     let segment = &segments[i];
     if let Some(sealed) = segment.entry.sealed.filter(|sealed| *sealed > position) {
-        return Some(format!("the manifest says that its records reach byte {}", sealed - segment.header.base));
+        return Ok(Some(format!("the manifest says that its records reach byte {}", sealed - segment.header.base)));
     }
     if state.checkpoint.is_some_and(|checkpoint| checkpoint.end > position) {
-        return Some("a directory checkpoint was made of more".to_owned());
+        return Ok(Some("a directory checkpoint was made of more".to_owned()));
     }
     if state.closed.is_some_and(|(_, end)| end > position) {
-        return Some("the store had been closed after more was written".to_owned());
+        return Ok(Some("the store had been closed after more was written".to_owned()));
     }
     let later = segments[i + 1..].iter();
     if later.clone().any(|s| s.entry.sealed.is_some()) {
-        return Some("a later segment is sealed".to_owned());
+        return Ok(Some("a later segment is sealed".to_owned()));
     }
-    let nothing_behind = used_bytes(segment.bytes(), segment.extent.end) == segment.extent.end;
-    let marked = later.clone().any(|s| s.extent.mark > position)
-        || !nothing_behind
-            && replay::witness_behind(segment.bytes(), segment.header.salt, segment.extent.end, position)
-        || later.clone().any(|s| replay::witness_behind(s.bytes(), s.header.salt, s.extent.end, position));
-    marked.then(|| "a later record says that more had reached the disk".to_owned())
+    let mut marked = later.clone().any(|s| s.extent.mark > position) || {
+        let bytes = segment.bytes()?;
+        used_bytes(&bytes, segment.extent.end) != segment.extent.end
+            && replay::witness_behind(&bytes, segment.header.salt, segment.extent.end, position)
+    };
+    for s in later {
+        marked = marked || replay::witness_behind(&s.bytes()?, s.header.salt, s.extent.end, position);
+    }
+    Ok(marked.then(|| "a later record says that more had reached the disk".to_owned()))
 }
 
 #[cold]
 fn damaged(segment: &Loaded, offset: u64, by: impl std::fmt::Display) -> Error {
     let what = match segment.extent.defect {
         Defect::Blank => "the log ends here",
-        Defect::Malformed => "there is no record here",
+        Defect::Malformed | Defect::Cut | Defect::Unreadable(_) => "there is no record here",
         Defect::Checksum => "a record does not match its checksum",
     };
     Error::corrupt(
@@ -446,7 +462,7 @@ fn resume(
     state: &manifest::State,
     checkpoint: Option<&Checkpoint>,
     base: u64,
-    read_only: bool,
+    disk: &dyn Disk,
 ) -> Result<(Resume, Vec<Tail>)> {
     let closed = state.closed;
     let mut slots = Vec::new();
@@ -479,7 +495,7 @@ fn resume(
             None => log::free_slots(&slots, log::slots_of(loaded.header.capacity))
                 .ok_or_else(|| Error::new(ErrorKind::NoSpace, "the log is larger than one store can address"))?,
         };
-        let goes_on = closed == Some((loaded.number, end)) && sealed.is_none() && !read_only;
+        let goes_on = closed == Some((loaded.number, end)) && sealed.is_none() && !disk.read_only();
         let region = if goes_on {
             let failed = |e| Error::io(format_args!("cannot go on with {name}"), e);
             let (filled, capacity) = (loaded.extent.end, loaded.header.capacity);
@@ -492,8 +508,7 @@ fn resume(
                     other => return Err(other),
                 },
             };
-            let map = loaded.file.map(capacity, true).map_err(failed)?;
-            Region::up_to(map, filled, limit, true)
+            Region::to_fill(disk, &loaded.file, capacity, filled, limit).map_err(failed)?
         } else {
             loaded.region.cut(loaded.extent.end)
         };

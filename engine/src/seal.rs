@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crossbeam_epoch as epoch;
 
 use crate::commit::Commits;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::index;
 use crate::merge::{Failed, Merging};
 use crate::run::Run;
@@ -58,7 +58,12 @@ impl Sealer {
             let end = segment.region.published();
             if at.read < end {
                 let store = commits.log.store();
-                let (run, read) = index::sort(segment, at.read, end.min(at.read + STEP_BYTES), store)?;
+                let sorted = index::sort(segment, at.read, end.min(at.read + STEP_BYTES), store);
+                // Reading that fails is no reason to take no more writes; runs are given up as if the log were damaged.
+                let (run, read) = sorted.map_err(|e| match e.kind() {
+                    ErrorKind::Io => e.with_kind(ErrorKind::Corrupt, "no key run of what cannot be read"),
+                    _ => e,
+                })?;
                 at.sorted.push(Arc::new(run));
                 at.read = read;
             }

@@ -18,6 +18,7 @@
 //! The link is written when the segment becomes the active one. It makes a segment that was cut exactly between two
 //! records show.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -25,7 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use crossbeam_epoch::Guard;
+use crossbeam_epoch::{self as epoch, Guard};
 
 use crate::checksum::Seed;
 use crate::codec::Reader;
@@ -33,7 +34,7 @@ use crate::directory::Cell;
 use crate::error::Error;
 use crate::io::map::Region;
 use crate::io::{File, cut, write_full};
-use crate::log::record::{Defect, Kind, Record};
+use crate::log::record::{Defect, HEAD_BYTES_MAX, Kind, Record};
 
 /// Bytes before the first record.
 pub(crate) const HEADER_BYTES: u64 = 72;
@@ -183,7 +184,8 @@ impl Segment {
 
     /// Where the log before this segment ended; `None` if it never took over.
     pub(crate) fn link(&self) -> Option<u64> {
-        decode_link(self.header.salt, self.region.slice(0..HEADER_BYTES)?)
+        let guard = &epoch::pin();
+        decode_link(self.header.salt, self.region.slice_in(0..HEADER_BYTES, guard).ok()?)
     }
 
     /// The log position of `offset` in this segment.
@@ -203,29 +205,57 @@ impl Segment {
     }
 
     /// The record at `offset`, its bytes not compared with their checksum unless `verify`, or unless nobody has done so
-    /// since the store was opened.
+    /// since the store was opened, or since they were read from the file.
     #[inline]
-    pub(crate) fn record(&self, offset: u64, verify: bool) -> Result<(Record<'_>, u64), Defect> {
-        let bytes = self.region.slice(offset..self.region.published()).ok_or(Defect::Malformed)?;
-        if verify || offset < self.unchecked() {
-            Record::verify(bytes, self.seed(offset))
-        } else {
-            Record::parse(bytes)
+    pub(crate) fn record<'g>(
+        &'g self,
+        offset: u64,
+        verify: bool,
+        guard: &'g Guard,
+    ) -> Result<(Record<'g>, u64), Defect> {
+        match self.region.slice(offset..self.region.published()) {
+            Some(bytes) if verify || offset < self.unchecked() => Record::verify(bytes, self.seed(offset)),
+            Some(bytes) => Record::parse(bytes),
+            None => self.record_not_mapped(offset, true, guard),
         }
     }
 
     /// The record at `offset`, whatever its checksum says.
-    pub(crate) fn record_as_it_is(&self, offset: u64) -> Result<(Record<'_>, u64), Defect> {
-        Record::parse(self.region.slice(offset..self.region.published()).ok_or(Defect::Malformed)?)
+    #[inline]
+    pub(crate) fn record_as_it_is<'g>(&'g self, offset: u64, guard: &'g Guard) -> Result<(Record<'g>, u64), Defect> {
+        match self.region.slice(offset..self.region.published()) {
+            Some(bytes) => Record::parse(bytes),
+            None => self.record_not_mapped(offset, false, guard),
+        }
+    }
+
+    /// As [`Segment::record`], where the file is not mapped: no more of it is read than the record takes. Bytes that come from
+    /// the file are believed as far as their checksum goes, each time: nobody knows when they were read.
+    #[cold]
+    fn record_not_mapped<'g>(
+        &'g self,
+        offset: u64,
+        verify: bool,
+        guard: &'g Guard,
+    ) -> Result<(Record<'g>, u64), Defect> {
+        let published = self.region.published();
+        if self.region.is_mapped() || offset >= published {
+            return Err(Defect::Malformed);
+        }
+        let head = self.region.slice_in(offset..published.min(offset + HEAD_BYTES_MAX as u64), guard)?;
+        let end = offset + Record::span(head)?;
+        let bytes = self.region.slice_in(offset..end, guard)?;
+        if verify { Record::verify(bytes, self.seed(offset)) } else { Record::parse(bytes) }
     }
 
     /// Compares the records from `from` on with their checksums, up to the first that begins at or after `to`; where that is.
     pub(crate) fn check(&self, from: u64, to: u64) -> crate::error::Result<u64> {
+        let guard = &epoch::pin();
         let mut at = from;
         while at < to {
-            match self.record(at, true) {
+            match self.record(at, true, guard) {
                 Ok((_, bytes)) => at += bytes,
-                Err(defect) => return Err(self.corrupt(at, format_args!("no valid record ({defect:?})"))),
+                Err(defect) => return Err(self.no_record(at, defect)),
             }
         }
         Ok(at)
@@ -238,22 +268,48 @@ impl Segment {
         Ok(())
     }
 
+    /// All published bytes, up to `end`.
+    pub(crate) fn read(&self, end: u64) -> crate::error::Result<Cow<'_, [u8]>> {
+        self.region.read(0..end).map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof => self.corrupt(end, e),
+            _ => Error::io(format_args!("cannot read {}", file_name(self.header.number)), e),
+        })
+    }
+
+    /// Where there should be a record at `offset` there is none: damage, or the system cannot read it.
+    #[cold]
+    pub(crate) fn no_record(&self, offset: u64, defect: Defect) -> Error {
+        let name = file_name(self.header.number);
+        match defect {
+            Defect::Unreadable(kind) => {
+                Error::io(format_args!("cannot read {name}, byte {offset}"), io::Error::from(kind))
+            }
+            Defect::Cut => Error::corrupt(&name, offset, "the file ends before the record that should be here does"),
+            defect => Error::corrupt(&name, offset, format_args!("no valid record ({defect:?})")),
+        }
+    }
+
     /// Damage found at `offset`.
     #[cold]
     pub(crate) fn corrupt(&self, offset: u64, what: impl fmt::Display) -> Error {
         Error::corrupt(&file_name(self.header.number), offset, what)
     }
 
-    /// Published bytes as `Bytes` that keep the mapping alive. Allocates only when the segment has grown past the view
-    /// made before.
-    pub(crate) fn view(&self, range: Range<u64>, guard: &Guard) -> Bytes {
+    /// Published bytes as `Bytes` that keep the mapping alive; `None` where the file is not mapped. Allocates only when the
+    /// segment has grown past the view made before.
+    #[inline]
+    pub(crate) fn view(&self, range: Range<u64>, guard: &Guard) -> Option<Bytes> {
         let (start, end) = (range.start as usize, range.end as usize);
         let view = self.view.load(guard);
         if end <= view.len() {
-            return view.slice(start..end);
+            return Some(view.slice(start..end));
         }
+        self.region.is_mapped().then(|| self.grown_view(start..end, guard))
+    }
+
+    fn grown_view(&self, range: Range<usize>, guard: &Guard) -> Bytes {
         let grown = Bytes::from_owner(Published { bytes: self.region.published(), region: self.region.clone() });
-        let cut = grown.slice(start..end);
+        let cut = grown.slice(range);
         self.view.replace(grown, guard);
         cut
     }
@@ -335,8 +391,8 @@ impl Segment {
     fn sync_again(&self) -> io::Result<u64> {
         let end = self.region.published();
         let from = self.rewrite_from.load(Ordering::Relaxed).min(end);
-        let bytes = self.region.slice(from..end).unwrap_or_default();
-        write_full(&*self.file, from, bytes)?;
+        let bytes = self.region.read(from..end)?;
+        write_full(&*self.file, from, &bytes)?;
         self.file.sync()?;
         self.rewrite_from.store(u64::MAX, Ordering::Relaxed);
         Ok(self.position(end))

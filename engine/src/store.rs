@@ -61,7 +61,7 @@ impl Store {
         if options.durability == Durability::Ephemeral {
             return Err(Error::invalid("an ephemeral store has no directory: use Store::in_memory"));
         }
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir.as_ref(), options.create, recovery::refuse_foreign)?);
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir.as_ref(), &options, recovery::refuse_foreign)?);
         Store::on_disk(disk, options)
     }
 
@@ -71,7 +71,7 @@ impl Store {
     /// # Errors
     /// As for [`Store::open`].
     pub fn open_read_only(dir: impl AsRef<Path>, options: Options) -> Result<Store> {
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open_read_only(dir.as_ref())?);
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open_read_only(dir.as_ref(), &options)?);
         Store::on_disk(disk, options)
     }
 

@@ -64,11 +64,16 @@ fn take_entry(segment: &Segment, offset: u64, record: &Record<'_>, catalogue: &m
 
 /// Counts the records of a segment, and takes up what they say of buckets.
 fn count(segment: &Segment, notes: &Notes, catalogue: &mut Replay) -> Result<()> {
+    let guard = &mut epoch::pin();
     let mut live = 0;
     for parsed in &notes.records {
         if parsed.is_plain() {
             live += parsed.bytes();
-        } else if let Ok((record, bytes)) = segment.record_as_it_is(parsed.offset()) {
+            continue;
+        }
+        // Long passes must not keep memory from being given back.
+        guard.repin();
+        if let Ok((record, bytes)) = segment.record_as_it_is(parsed.offset(), guard) {
             segment.count(record.kind, bytes);
             take_entry(segment, parsed.offset(), &record, catalogue)?;
         }
@@ -112,7 +117,7 @@ fn replay_where(commits: &Commits, noted: &[(Arc<Segment>, Notes)], is_ours: imp
             }
             if parsed.is_plain() {
                 commits.replay_plain(segment, parsed, &guard)?;
-            } else if let Ok((record, _)) = segment.record_as_it_is(parsed.offset()) {
+            } else if let Ok((record, _)) = segment.record_as_it_is(parsed.offset(), &guard) {
                 commits.replay(segment, &record, parsed.offset(), &guard)?;
             }
         }
@@ -122,11 +127,11 @@ fn replay_where(commits: &Commits, noted: &[(Arc<Segment>, Notes)], is_ours: imp
 
 /// Replays the records of a segment from offset `from` on, reading them again.
 fn replay_read(commits: &Commits, segment: &Segment, from: u64, catalogue: &mut Replay) -> Result<u64> {
-    let bytes = segment.region.slice(0..segment.region.published()).unwrap_or_default();
+    let bytes = segment.read(segment.region.published())?;
     let mut seen = BTreeSet::new();
     let mut last = CATALOGUE;
     let mut replayed = 0;
-    replay::records(bytes, from, |offset, record, bytes| {
+    replay::records(&bytes, from, |offset, record, bytes| {
         replayed += 1;
         if record.bucket != last {
             last = record.bucket;

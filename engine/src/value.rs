@@ -28,7 +28,8 @@ impl Version {
 /// A value as stored, with its key and version.
 ///
 /// A view: it copies nothing and keeps the memory behind it (a whole log segment) alive, so hold it for as long as it
-/// takes to use it, and copy what is to be kept. Its bytes never change, whatever is written to the key meanwhile.
+/// takes to use it, and copy what is to be kept. Its bytes never change, whatever is written to the key meanwhile. (Where
+/// files are not mapped, see [`Access`](crate::Access), it is a copy.)
 #[derive(Clone)]
 pub struct Value {
     /// Key and value, which stand next to each other in the log.
@@ -41,7 +42,8 @@ impl Value {
     pub(crate) fn new(found: &Found<'_>, guard: &Guard) -> Value {
         let (key, value) = (found.record.key.len() as u64, found.record.value.len() as u64);
         let start = found.key_offset();
-        let bytes = found.segment.view(start..start + key + value, guard);
+        let view = found.segment.view(start..start + key + value, guard);
+        let bytes = view.unwrap_or_else(|| [found.record.key, found.record.value].concat().into());
         Value { bytes, key_bytes: key as u32, version: Version(found.version()) }
     }
 

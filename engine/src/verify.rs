@@ -141,10 +141,16 @@ impl Store {
                 Ok(read) => header.truncate(read),
                 Err(e) => check.unreadable(&name, &e),
             }
-            let bytes = segment.region.slice(0..*end).unwrap_or_default();
+            let bytes = match segment.region.read(0..*end) {
+                Ok(bytes) => bytes,
+                Err(e) => {
+                    check.unreadable(&name, &e);
+                    continue;
+                }
+            };
             let entry = Entry { base: segment.header.base, capacity: segment.header.capacity, sealed: None };
             let place = Place { number: segment.header.number, entry, until: Some(*end) };
-            before = check.segment(&name, &place, &header, bytes, snapshot.superblock.store, before);
+            before = check.segment(&name, &place, &header, &bytes, snapshot.superblock.store, before);
         }
         for run in &runs {
             check.run(run);
@@ -162,7 +168,7 @@ impl Store {
 /// `Locked` if the store is open for writing: use [`Store::verify`] there. `Format` if `dir` holds no store, or one of a newer format;
 /// `Io` if it cannot be read at all. Damage is no error but a finding.
 pub fn verify(dir: impl AsRef<Path>) -> Result<VerifyReport> {
-    verify_disk(&(Arc::new(RealDisk::open_read_only(dir.as_ref())?) as Arc<dyn Disk>))
+    verify_disk(&(Arc::new(RealDisk::open_read_only(dir.as_ref(), &Options::new())?) as Arc<dyn Disk>))
 }
 
 /// As [`verify`], on any disk, which is only read.
@@ -431,7 +437,7 @@ impl Check {
             }
             let what = match extent.defect {
                 Defect::Blank => "nothing where a record should be",
-                Defect::Malformed => "this is no record",
+                Defect::Malformed | Defect::Cut | Defect::Unreadable(_) => "this is no record",
                 Defect::Checksum => "a record does not match its checksum",
             };
             match replay::next_commit(log, header.salt, extent.defect_at) {
@@ -544,7 +550,7 @@ impl Check {
                 }
             };
             let name = segment::file_name(segment.header.number);
-            let record = match segment.record(offset, true) {
+            let record = match segment.record(offset, true, guard) {
                 Ok((record, _)) if record.kind == Kind::Set => record,
                 Ok(_) => {
                     self.reference(&name, offset, "the directory points here, and this record sets no key".to_owned());

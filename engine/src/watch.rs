@@ -298,8 +298,9 @@ impl History {
             let ahead = Delivery::Ahead { end: Position(at.position()) };
             return Ok((at, Some(ahead)));
         }
+        let guard = &epoch::pin();
         let begins = |(record, _): (Record<'_>, u64)| !record.member;
-        if offset < HEADER_BYTES || offset < end && !segment.record(offset, true).is_ok_and(begins) {
+        if offset < HEADER_BYTES || offset < end && !segment.record(offset, true, guard).is_ok_and(begins) {
             return Err(Error::invalid(format!("no commit begins at position {position}")));
         }
         Ok((At { segment: segment.clone(), offset }, None))
@@ -316,14 +317,15 @@ impl History {
         if offset >= end {
             return self.locate(version);
         }
-        let (record, bytes) = segment.record(offset, true).map_err(|_| no_write())?;
+        let guard = &epoch::pin();
+        let (record, bytes) = segment.record(offset, true, guard).map_err(|_| no_write())?;
         if offset < HEADER_BYTES || record.kind == Kind::Batch || record.moved.is_some() {
             return Err(no_write());
         }
         offset += bytes;
         // The rest of its batch: what follows that begins with a record that is no member.
         while record.member && offset < end {
-            match segment.record(offset, false) {
+            match segment.record(offset, false, guard) {
                 Ok((next, bytes)) if next.member => offset += bytes,
                 _ => break,
             }
@@ -437,7 +439,7 @@ impl Watch {
                     None => continue,
                 }
             }
-            let (record, bytes) = commits.log.record_of(&segment, offset)?;
+            let (record, bytes) = commits.log.record_of(&segment, offset, guard)?;
             let members = if record.kind == Kind::Batch { record.batch_bytes } else { 0 };
             let end = offset + bytes + members;
             if segment.position(end) > self.shown {
@@ -450,7 +452,7 @@ impl Watch {
             if record.kind == Kind::Batch {
                 let mut at = offset + bytes;
                 while at < end {
-                    let (member, bytes) = commits.log.record_of(&segment, at)?;
+                    let (member, bytes) = commits.log.record_of(&segment, at, guard)?;
                     events.extend(self.event(
                         commits,
                         Found { segment: &segment, offset: at, bytes, record: member },

@@ -220,7 +220,7 @@ impl Checkpoint {
         if bytes < LINES_AT {
             return None;
         }
-        Checkpoint::read(file.map_private(bytes).ok()?, entry, store)
+        Checkpoint::read(Private::of(disk, &*file, bytes).ok()?, entry, store)
     }
 
     pub(crate) fn read(map: Private, entry: CheckpointEntry, store: u64) -> Option<Checkpoint> {

@@ -9,9 +9,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::map::{Map, Private};
+use super::map::{Map, Private, mapping_is_a_hazard};
+use super::window::Budget;
 use super::{Disk, File};
 use crate::error::{Error, ErrorKind, Result};
+use crate::options::Options;
 
 /// The file whose lock says that the directory is in use. Its contents do not matter.
 pub(crate) const LOCK_FILE: &str = "LOCK";
@@ -21,6 +23,7 @@ pub(crate) const LOCK_FILE: &str = "LOCK";
 pub(crate) struct RealDisk {
     dir: PathBuf,
     read_only: bool,
+    unmapped: Option<Arc<Budget>>,
     /// Held, never read: closing it releases the lock.
     _lock: Option<fs::File>,
 }
@@ -28,7 +31,8 @@ pub(crate) struct RealDisk {
 impl RealDisk {
     /// Opens the directory for one writer, making it (and its parents) if `create` says so. `refuse` sees the names in it
     /// before anything is put there.
-    pub(crate) fn open(dir: &Path, create: bool, refuse: impl FnOnce(&dyn Disk) -> Result<()>) -> Result<RealDisk> {
+    pub(crate) fn open(dir: &Path, how: &Options, refuse: impl FnOnce(&dyn Disk) -> Result<()>) -> Result<RealDisk> {
+        let create = how.create;
         match fs::metadata(dir) {
             Ok(meta) if !meta.is_dir() => {
                 let message = format!("{} is a file, and a store is a directory: name another place", dir.display());
@@ -38,7 +42,7 @@ impl RealDisk {
             Err(e) if e.kind() == io::ErrorKind::NotFound && create => make_dir(dir)?,
             Err(e) => return Err(Error::path("cannot open the store directory", dir, e)),
         }
-        refuse(&RealDisk { dir: dir.to_owned(), read_only: !create, _lock: None })?;
+        refuse(&RealDisk { dir: dir.to_owned(), read_only: !create, unmapped: None, _lock: None })?;
         let path = dir.join(LOCK_FILE);
         let lock = options(true).create(true).truncate(false).open(&path).map_err(|e| {
             if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) {
@@ -47,12 +51,13 @@ impl RealDisk {
             Error::path("cannot open", &path, e)
         })?;
         take_lock(&lock, dir)?;
-        Ok(RealDisk { dir: dir.to_owned(), read_only: false, _lock: Some(lock) })
+        let unmapped = how.unmapped(|| mapping_is_a_hazard(dir, false));
+        Ok(RealDisk { dir: dir.to_owned(), read_only: false, unmapped, _lock: Some(lock) })
     }
 
     /// Opens the directory to look at only: makes nothing, changes nothing, works on read-only media. Where a writer
     /// has the lock, this fails; where there is no lock file to hold, the caller answers for there being no writer.
-    pub(crate) fn open_read_only(dir: &Path) -> Result<RealDisk> {
+    pub(crate) fn open_read_only(dir: &Path, how: &Options) -> Result<RealDisk> {
         let path = dir.join(LOCK_FILE);
         let lock = match options(false).open(&path) {
             Ok(lock) => {
@@ -66,7 +71,8 @@ impl RealDisk {
             Err(e) if e.kind() == io::ErrorKind::NotFound && dir.is_dir() => None,
             Err(e) => return Err(Error::path("cannot open the store directory", dir, e)),
         };
-        Ok(RealDisk { dir: dir.to_owned(), read_only: true, _lock: lock })
+        let unmapped = how.unmapped(|| mapping_is_a_hazard(dir, true));
+        Ok(RealDisk { dir: dir.to_owned(), read_only: true, unmapped, _lock: lock })
     }
 }
 
@@ -166,6 +172,10 @@ impl Disk for RealDisk {
 
     fn read_only(&self) -> bool {
         self.read_only
+    }
+
+    fn unmapped(&self) -> Option<&Arc<Budget>> {
+        self.unmapped.as_ref()
     }
 }
 

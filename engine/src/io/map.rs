@@ -1,7 +1,7 @@
 //! Mapped memory with a safe door: append-only regions.
 //!
 //! A [`Region`] is a file mapping (or anonymous memory) that is filled from front to back, by many threads at once, and
-//! read by many more. This file holds the engine's `unsafe` for mappings; what keeps it sound:
+//! read by many more. Where files are not to be mapped it is a [`window`](super::window) instead. This file holds the engine's `unsafe` for mappings; what keeps it sound:
 //!
 //! 1. `published <= reserved <= limit <= bytes`, and the file reaches to `limit` at least: a page past the end of the file is
 //!    a trap. `published` and the offset in `reserved` only rise.
@@ -19,17 +19,20 @@
 //! Rule 3 holds as long as nobody else writes to or truncates the file; the store's lock and the directory's
 //! permissions guard that, and checksums find what they cannot (docs/durability.md).
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::ops::Range;
-#[cfg(feature = "testing")]
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crossbeam_epoch::Guard;
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 use parking_lot::{Condvar, Mutex};
 
+use super::window::Unmapped;
+use super::{Disk, File, read_full};
 use crate::directory::prefetch;
 
 /// Set in `reserved` while nothing more may be appended.
@@ -137,6 +140,23 @@ impl Private {
         Ok(Private(memory))
     }
 
+    /// The first `bytes` bytes of `file` on `disk`, mapped only if that disk's files are.
+    pub(crate) fn of(disk: &dyn Disk, file: &dyn File, bytes: u64) -> io::Result<Private> {
+        if disk.unmapped().is_none() {
+            return file.map_private(bytes);
+        }
+        // A length from the disk sizes an allocation only where the file is as long.
+        if file.len()? < bytes {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let len = usize::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        let mut memory = MmapOptions::new().len(len).map_anon()?;
+        if read_full(file, 0, &mut memory)? < len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(Private(memory))
+    }
+
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
     }
@@ -169,9 +189,51 @@ impl Words {
     }
 }
 
+/// Whether the directory is on a file system where a mapping may end the process by a signal, or not see what was written by
+/// another way: one of a network or of user space; for a reader also one laid over others, where a file that somebody writes
+/// becomes another one than that which was opened to be read. Where it cannot be told, it is not.
+#[cfg(target_os = "linux")]
+#[allow(clippy::disallowed_methods, reason = "the seam itself")]
+pub(crate) fn mapping_is_a_hazard(dir: &std::path::Path, read_only: bool) -> bool {
+    use std::os::fd::AsRawFd;
+    /// What statfs(2) says of 9P, AFS (two), CEPH, CIFS, CODA, FUSE, GFS2, LUSTRE, NCP, NFS, OCFS2, SMB, SMB2, VBOXSF.
+    const HAZARDS: [u32; 15] = [
+        0x0102_1997,
+        0x5346_414f,
+        0x6b41_4653,
+        0x00c3_6400,
+        0xff53_4d42,
+        0x7375_7245,
+        0x6573_5546,
+        0x0116_1970,
+        0x0bd0_0bd0,
+        0x0000_564c,
+        0x0000_6969,
+        0x7461_636f,
+        0x0000_517b,
+        0xfe53_4d42,
+        0x786f_4256,
+    ];
+    const OVERLAY: u32 = 0x794c_7630;
+    let Ok(dir) = std::fs::File::open(dir) else { return false };
+    let mut about = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: an open descriptor, and memory for the answer.
+    if unsafe { libc::fstatfs(dir.as_raw_fd(), about.as_mut_ptr()) } != 0 {
+        return false;
+    }
+    // SAFETY: the call has filled it in.
+    let magic = unsafe { about.assume_init() }.f_type as u32;
+    HAZARDS.contains(&magic) || read_only && magic == OVERLAY
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn mapping_is_a_hazard(_dir: &std::path::Path, _read_only: bool) -> bool {
+    false
+}
+
 /// A mapping filled from front to back; see the file header for what holds.
 pub(crate) struct Region {
-    map: Map,
+    memory: Memory,
     bytes: u64,
     /// What may be appended to: all of it stands on the disk.
     limit: AtomicU64,
@@ -187,6 +249,12 @@ pub(crate) struct Region {
     moved: Condvar,
 }
 
+/// Where the bytes of a region are.
+enum Memory {
+    Mapped(Map),
+    Unmapped(Arc<Unmapped>),
+}
+
 /// The region has no room for the reservation, or is closed.
 #[derive(Debug)]
 pub(crate) struct Full;
@@ -194,20 +262,44 @@ pub(crate) struct Full;
 impl Region {
     /// A region over `map` whose first `filled` bytes are already there; `open` if more may be appended.
     pub(crate) fn new(map: Map, filled: u64, open: bool) -> Region {
-        let limit = map.memory.len() as u64;
-        Region::up_to(map, filled, limit, open)
+        let bytes = map.memory.len() as u64;
+        Region::over(Memory::Mapped(map), bytes, filled, bytes, open)
     }
 
-    /// As [`Region::new`]; only the first `limit` bytes may be appended to until [`Region::extend`].
-    pub(crate) fn up_to(map: Map, filled: u64, limit: u64, open: bool) -> Region {
-        let bytes = map.memory.len() as u64;
+    /// The first `bytes` bytes of `file` on `disk`, to be read.
+    pub(crate) fn of_file(disk: &dyn Disk, file: &Arc<dyn File>, bytes: u64) -> io::Result<Region> {
+        let memory = match disk.unmapped() {
+            None => Memory::Mapped(file.map(bytes, false)?),
+            Some(_) if file.len()? < bytes => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Some(budget) => Memory::Unmapped(Unmapped::closed(file.clone(), bytes, budget.clone())),
+        };
+        Ok(Region::over(memory, bytes, bytes, bytes, false))
+    }
+
+    /// `file` on `disk`, to be appended to up to byte `limit`, and up to byte `bytes` when it has been extended. The first
+    /// `filled` bytes are there.
+    pub(crate) fn to_fill(
+        disk: &dyn Disk,
+        file: &Arc<dyn File>,
+        bytes: u64,
+        filled: u64,
+        limit: u64,
+    ) -> io::Result<Region> {
+        let memory = match disk.unmapped() {
+            None => Memory::Mapped(file.map(bytes, true)?),
+            Some(budget) => Memory::Unmapped(Unmapped::open(file.clone(), bytes, filled, budget.clone())?),
+        };
+        Ok(Region::over(memory, bytes, filled, limit, true))
+    }
+
+    fn over(memory: Memory, bytes: u64, filled: u64, limit: u64, open: bool) -> Region {
         assert!(
             filled <= limit && limit <= bytes && bytes <= OFFSET,
             "a region of {bytes} bytes cannot hold {filled} of {limit}"
         );
         let reserved = if open { filled } else { filled | CLOSED };
         Region {
-            map,
+            memory,
             bytes,
             limit: AtomicU64::new(limit),
             reserved: AtomicU64::new(reserved),
@@ -221,7 +313,13 @@ impl Region {
 
     /// The same bytes, of which only the first `filled` count; takes no more.
     pub(crate) fn cut(self, filled: u64) -> Region {
-        Region::new(self.map, filled, false)
+        match self.memory {
+            Memory::Mapped(map) => Region::new(map, filled, false),
+            Memory::Unmapped(old) => {
+                let memory = Unmapped::closed(old.file.clone(), filled, old.budget.clone());
+                Region::over(Memory::Unmapped(memory), filled, filled, filled, false)
+            }
+        }
     }
 
     /// Size of the mapping.
@@ -275,11 +373,15 @@ impl Region {
         }
     }
 
-    /// Ends appending, waits for reservations under way, and returns the final length. Idempotent.
-    pub(crate) fn close(&self) -> u64 {
+    /// Ends appending, waits for reservations under way, and returns the final length; an error if some of them could not be
+    /// written. Idempotent.
+    pub(crate) fn close(&self) -> io::Result<u64> {
         let end = self.reserved.fetch_or(CLOSED, Ordering::AcqRel) & OFFSET;
-        self.wait_for(end);
-        end
+        match &self.memory {
+            Memory::Mapped(_) => self.wait_for(end),
+            Memory::Unmapped(unmapped) => unmapped.wait_for(end, &self.published)?,
+        }
+        Ok(end)
     }
 
     /// Lowers the limit of a closed region, which must not go below what is filled.
@@ -288,56 +390,65 @@ impl Region {
         self.limit.fetch_min(limit, Ordering::Release);
     }
 
-    /// Publishes a range that has been filled, and returns when it is published.
+    /// Publishes a range that has been filled, and returns when it is published. An error: it could not be written, and
+    /// nothing behind it will be.
     #[inline]
-    fn publish(&self, start: u64, end: u64) {
+    fn publish(&self, start: u64, end: u64) -> io::Result<()> {
+        match &self.memory {
+            Memory::Mapped(map) => self.publish_in_turn(map, start, end),
+            Memory::Unmapped(unmapped) => return unmapped.append(start, end, &self.published),
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn publish_in_turn(&self, map: &Map, start: u64, end: u64) {
         if self.published.load(Ordering::Acquire) == start {
-            self.tell(start, end);
+            self.tell(map, start, end);
             // Only the owner of the range that starts here may move on: nobody else stores now.
             self.published.store(end, Ordering::SeqCst);
             // Either this load sees the range that somebody left, or they see the store above (both SeqCst).
             if self.done_len.load(Ordering::SeqCst) != 0 {
-                self.publish_done(&mut self.done.lock());
+                self.publish_done(map, &mut self.done.lock());
             }
         } else {
-            self.publish_out_of_turn(start, end);
+            self.publish_out_of_turn(map, start, end);
         }
     }
 
     /// Says that these bytes are complete, before they count as published: so that whoever syncs past them finds them told.
     #[inline]
     #[cfg_attr(not(feature = "testing"), allow(unused_variables, reason = "nobody listens in production"))]
-    fn tell(&self, start: u64, end: u64) {
+    fn tell(&self, map: &Map, start: u64, end: u64) {
         #[cfg(feature = "testing")]
-        if let Some(watch) = &self.map.watch {
+        if let Some(watch) = &map.watch {
             // SAFETY: the range was reserved and filled by a thread that has given it over by now (in its turn, or through
             // `done`), and lies inside the mapping (rule 1).
-            let bytes = unsafe {
-                std::slice::from_raw_parts(self.map.memory.as_ptr().add(start as usize), (end - start) as usize)
-            };
+            let bytes =
+                unsafe { std::slice::from_raw_parts(map.memory.as_ptr().add(start as usize), (end - start) as usize) };
             watch.published(start, bytes);
         }
     }
 
     #[cold]
-    fn publish_out_of_turn(&self, start: u64, end: u64) {
+    fn publish_out_of_turn(&self, map: &Map, start: u64, end: u64) {
         {
             let mut done = self.done.lock();
             done.push((start, end));
             self.done_len.store(done.len(), Ordering::SeqCst);
-            self.publish_done(&mut done);
+            self.publish_done(map, &mut done);
         }
         self.wait_for(end);
     }
 
     /// Publishes what was left in `done` and now has its turn.
-    fn publish_done(&self, done: &mut Vec<(u64, u64)>) {
+    fn publish_done(&self, map: &Map, done: &mut Vec<(u64, u64)>) {
         let mut moved = false;
         loop {
             let published = self.published.load(Ordering::SeqCst);
             let Some(next) = done.iter().position(|(start, _)| *start == published) else { break };
             let (start, end) = done.swap_remove(next);
-            self.tell(start, end);
+            self.tell(map, start, end);
             self.published.store(end, Ordering::SeqCst);
             moved = true;
         }
@@ -373,9 +484,10 @@ impl Region {
         self.reserved.store((now & !CLOSED).wrapping_add(TURN) & !CLOSED, Ordering::Release);
     }
 
-    /// The published bytes of `range`; `None` if it reaches past them.
+    /// The published bytes of `range`; `None` if it reaches past them, or the file is not mapped.
     #[inline]
     pub(crate) fn slice(&self, range: Range<u64>) -> Option<&[u8]> {
+        let Memory::Mapped(map) = &self.memory else { return None };
         if range.start > range.end || range.end > self.published() {
             return None;
         }
@@ -383,10 +495,56 @@ impl Region {
         // Acquire load above orders the writer's copy before this read. The borrow keeps the mapping alive (rule 5).
         Some(unsafe {
             std::slice::from_raw_parts(
-                self.map.memory.as_ptr().add(range.start as usize),
+                map.memory.as_ptr().add(range.start as usize),
                 (range.end - range.start) as usize,
             )
         })
+    }
+
+    /// Whether [`Region::slice`] lends anything.
+    pub(crate) fn is_mapped(&self) -> bool {
+        matches!(self.memory, Memory::Mapped(_))
+    }
+
+    /// The published bytes of `range`, wherever they are. `InvalidInput` if it reaches past them.
+    pub(crate) fn slice_in<'g>(&'g self, range: Range<u64>, guard: &'g Guard) -> io::Result<&'g [u8]> {
+        match &self.memory {
+            Memory::Mapped(_) => self.slice(range).ok_or_else(|| io::ErrorKind::InvalidInput.into()),
+            Memory::Unmapped(_) if range.start > range.end || range.end > self.published() => {
+                Err(io::ErrorKind::InvalidInput.into())
+            }
+            Memory::Unmapped(unmapped) => unmapped.slice(range, guard),
+        }
+    }
+
+    /// The published bytes of `range`, for who goes through all of them: where the file is not mapped, read for this alone.
+    pub(crate) fn read(&self, range: Range<u64>) -> io::Result<Cow<'_, [u8]>> {
+        let unmapped = match &self.memory {
+            Memory::Mapped(_) => {
+                return self.slice(range).map(Cow::Borrowed).ok_or_else(|| io::ErrorKind::InvalidInput.into());
+            }
+            Memory::Unmapped(unmapped) => unmapped,
+        };
+        if range.start > range.end || range.end > self.published() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let len = (range.end - range.start) as usize;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        bytes.resize(len, 0);
+        if read_full(&*unmapped.file, range.start, &mut bytes)? < len {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it should be"));
+        }
+        Ok(Cow::Owned(bytes))
+    }
+
+    /// Where the first byte is in memory, for who appends.
+    #[inline]
+    fn first_byte(&self) -> *mut u8 {
+        match &self.memory {
+            Memory::Mapped(map) => map.memory.as_mut_ptr(),
+            Memory::Unmapped(unmapped) => unmapped.first_byte(),
+        }
     }
 
     /// Asks for the cache lines from `at` on that a record of a short key and value takes. A hint.
@@ -398,20 +556,24 @@ impl Region {
 
     /// Waits until the published bytes of `range` are on the disk. For anonymous memory there is nothing to wait for.
     pub(crate) fn sync(&self, range: Range<u64>) -> io::Result<()> {
+        let map = match &self.memory {
+            Memory::Mapped(map) => map,
+            Memory::Unmapped(unmapped) => return unmapped.file.sync(),
+        };
         #[cfg(feature = "testing")]
-        if let Some(watch) = &self.map.watch {
+        if let Some(watch) = &map.watch {
             return watch.sync(range);
         }
-        self.map.memory.flush_range(range.start as usize, (range.end - range.start) as usize)
+        map.memory.flush_range(range.start as usize, (range.end - range.start) as usize)
     }
 
     /// Asks the system to make the pages of `range` present for writing, so that appending does not fault. A hint: errors do
     /// not matter, the fault comes later instead.
     pub(crate) fn populate(&self, range: Range<u64>) {
         #[cfg(target_os = "linux")]
-        {
+        if let Memory::Mapped(map) = &self.memory {
             let len = (range.end - range.start) as usize;
-            let _ = self.map.memory.advise_range(memmap2::Advice::PopulateWrite, range.start as usize, len);
+            let _ = map.memory.advise_range(memmap2::Advice::PopulateWrite, range.start as usize, len);
         }
         #[cfg(not(target_os = "linux"))]
         let _ = range;
@@ -426,22 +588,29 @@ impl Region {
         self.let_go();
         let synced = file.sync();
         self.take_again();
+        if let Memory::Unmapped(unmapped) = &self.memory {
+            unmapped.close(self.published());
+        }
         synced
     }
 
     #[cfg(target_os = "linux")]
     fn let_go(&self) {
-        if self.map.of_file {
+        if let Memory::Mapped(map) = &self.memory
+            && map.of_file
+        {
             // SAFETY: the mapping is a shared one of a file (rule 7): its bytes are the system's, who reads or writes one
             // gets the same page again.
-            let _ = unsafe { self.map.memory.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+            let _ = unsafe { map.memory.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
         }
     }
 
     #[cfg(target_os = "linux")]
     fn take_again(&self) {
-        if self.map.of_file {
-            let _ = self.map.memory.advise_range(memmap2::Advice::PopulateRead, 0, self.published() as usize);
+        if let Memory::Mapped(map) = &self.memory
+            && map.of_file
+        {
+            let _ = map.memory.advise_range(memmap2::Advice::PopulateRead, 0, self.published() as usize);
         }
     }
 
@@ -453,9 +622,12 @@ impl Region {
     /// Asks the system to have the pages from `from` to `to` present for reading: all of them will be read at once. A hint.
     pub(crate) fn read_ahead(&self, from: u64, to: u64) {
         #[cfg(target_os = "linux")]
-        if from < to && to <= self.bytes {
+        if from < to
+            && to <= self.bytes
+            && let Memory::Mapped(map) = &self.memory
+        {
             let from = from - from % 4096;
-            let _ = self.map.memory.advise_range(memmap2::Advice::PopulateRead, from as usize, (to - from) as usize);
+            let _ = map.memory.advise_range(memmap2::Advice::PopulateRead, from as usize, (to - from) as usize);
         }
         #[cfg(not(target_os = "linux"))]
         let _ = (from, to);
@@ -488,24 +660,26 @@ impl Reservation<'_> {
 
     #[inline]
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: the range was reserved by this value alone (rule 2), lies inside the mapping (rule 1), and is lent to
+        // SAFETY: the range was reserved by this value alone (rule 2), lies inside the memory (rule 1), and is lent to
         // nobody else before it is published (rule 3), which consumes `self`.
-        unsafe {
-            std::slice::from_raw_parts_mut(self.region.map.memory.as_mut_ptr().add(self.at as usize), self.len as usize)
-        }
+        unsafe { std::slice::from_raw_parts_mut(self.region.first_byte().add(self.at as usize), self.len as usize) }
     }
 
-    /// Makes the bytes readable, after those reserved before. Waits only for the copies of other threads.
+    /// Makes the bytes readable, after those reserved before. Waits only for the copies of other threads, and where the file
+    /// is not mapped for their being handed to the system. An error: that failed, and nothing behind them will be published
+    /// either.
     #[inline]
-    pub(crate) fn publish(self) {
-        drop(self);
+    pub(crate) fn publish(self) -> io::Result<()> {
+        let this = std::mem::ManuallyDrop::new(self);
+        this.region.publish(this.at, this.at + this.len)
     }
 }
 
 impl Drop for Reservation<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.region.publish(self.at, self.at + self.len);
+        // Who could be told is gone; the next one to publish is.
+        let _ = self.region.publish(self.at, self.at + self.len);
     }
 }
 
@@ -525,7 +699,7 @@ mod tests {
         let mut r = region.reserve(5).unwrap();
         r.bytes_mut().copy_from_slice(b"hello");
         assert!(region.slice(0..5).is_none(), "not readable before it is published");
-        r.publish();
+        r.publish().unwrap();
         assert_eq!(region.slice(0..5).unwrap(), b"hello");
         assert!(region.slice(0..6).is_none());
     }
@@ -533,17 +707,17 @@ mod tests {
     #[test]
     fn a_full_or_closed_region_takes_nothing() {
         let region = region(16);
-        region.reserve(10).unwrap().publish();
+        region.reserve(10).unwrap().publish().unwrap();
         assert!(region.reserve(7).is_err());
-        assert_eq!(region.close(), 10);
+        assert_eq!(region.close().unwrap(), 10);
         assert!(region.reserve(1).is_err());
-        assert_eq!(region.close(), 10);
+        assert_eq!(region.close().unwrap(), 10);
         region.lower(12);
         region.reopen();
         assert!(region.reserve(3).is_err(), "the limit was lowered");
         assert!(region.reserve_keeping(2, 1).is_err());
         region.extend(16);
-        region.reserve(6).unwrap().publish();
+        region.reserve(6).unwrap().publish().unwrap();
         assert_eq!(region.published(), 16);
     }
 
@@ -556,7 +730,7 @@ mod tests {
                 scope.spawn(move || {
                     while let Ok(mut r) = region.reserve(16) {
                         r.bytes_mut().fill(byte);
-                        r.publish();
+                        r.publish().unwrap();
                     }
                 });
             }

@@ -9,6 +9,7 @@ pub(crate) mod map;
 pub(crate) mod memory;
 #[cfg(feature = "testing")]
 pub(crate) mod sim;
+pub(crate) mod window;
 
 use std::fmt::Debug;
 use std::io;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use map::{Map, Private};
+use window::Budget;
 
 /// One directory of files.
 pub(crate) trait Disk: Send + Sync + Debug {
@@ -49,6 +51,10 @@ pub(crate) trait Disk: Send + Sync + Debug {
     fn keeps_nothing(&self) -> bool {
         false
     }
+    /// What memory its files may take, if they are not to be mapped: then they are read and written by calls alone.
+    fn unmapped(&self) -> Option<&Arc<Budget>> {
+        None
+    }
     /// Whether files are written at all, or only looked at.
     fn read_only(&self) -> bool {
         false
@@ -70,10 +76,10 @@ pub(crate) trait File: Send + Sync + Debug {
     fn reserve(&self, bytes: u64) -> io::Result<()>;
     /// Makes bytes and length survive a power cut.
     fn sync(&self) -> io::Result<()>;
-    /// Maps the first `bytes` bytes. If writable, and the system is one that can ([`MAPS_PAST_END`]), the file may be shorter:
+    /// Maps the first `bytes` bytes; for a [`map::Region`], which looks whether files are to be mapped. If writable, and the system is one that can ([`MAPS_PAST_END`]), the file may be shorter:
     /// what lies past its end must not be touched before [`File::reserve`] got there.
     fn map(&self, bytes: u64, writable: bool) -> io::Result<Map>;
-    /// Maps the first `bytes` bytes so that what is written there stays in this process.
+    /// Maps the first `bytes` bytes so that what is written there stays in this process; for [`Private::of`].
     fn map_private(&self, bytes: u64) -> io::Result<Private>;
 }
 

@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 
 use super::disk::LOCK_FILE;
 use super::map::{Map, Private, Watch};
+use super::window::Budget;
 use super::{Disk, File};
 use crate::manifest::edit::EDIT_BYTES;
 use crate::manifest::superblock::{self, Superblock};
@@ -535,6 +536,8 @@ pub(crate) struct SimDisk {
     /// Nothing, or a name and a slash.
     dir: Arc<str>,
     read_only: bool,
+    /// Files are not mapped.
+    unmapped: Option<Arc<Budget>>,
 }
 
 fn eio() -> io::Error {
@@ -679,7 +682,13 @@ impl SimDisk {
     pub(crate) fn new(image: Image, seed: u64) -> SimDisk {
         let platter = Platter::new(&image);
         let world = World { base: image, platter, random: seed, ..World::default() };
-        SimDisk { world: Arc::new(Mutex::new(world)), boot: 0, dir: Arc::from(""), read_only: false }
+        SimDisk {
+            world: Arc::new(Mutex::new(world)),
+            boot: 0,
+            dir: Arc::from(""),
+            read_only: false,
+            unmapped: crate::testing::unmapped(),
+        }
     }
 
     /// A directory of the disk, as the same process sees it.
@@ -707,7 +716,7 @@ impl SimDisk {
         world.boot += 1;
         world.sync_failed.clear();
         world.fault = None;
-        SimDisk { world: self.world.clone(), boot: world.boot, dir: self.dir.clone(), read_only: self.read_only }
+        SimDisk { world: self.world.clone(), boot: world.boot, ..self.clone() }
     }
 
     /// What was there at first and all that was done since.
@@ -856,6 +865,10 @@ impl Disk for SimDisk {
 
     fn read_only(&self) -> bool {
         self.read_only
+    }
+
+    fn unmapped(&self) -> Option<&Arc<Budget>> {
+        self.unmapped.as_ref()
     }
 
     fn random_u64(&self) -> io::Result<u64> {

@@ -166,10 +166,12 @@ impl Space<'_> {
         bytes
     }
 
-    /// Makes the records readable and safe from the death of the process.
+    /// Makes the records readable and safe from the death of the process. An error: whether they are in the file is not
+    /// known, and nothing may be appended any more.
     #[inline]
-    pub(crate) fn publish(self) {
-        self.reservation.publish();
+    pub(crate) fn publish(self) -> Result<()> {
+        let segment = self.segment;
+        self.reservation.publish().map_err(|e| not_written(segment, e))
     }
 }
 
@@ -375,7 +377,7 @@ impl Log {
             Some(next) => next,
             None => self.make_segment(grow, bytes)?,
         };
-        let end = full.position(full.region.close());
+        let end = full.position(full.region.close().map_err(|e| not_written(full, e))?);
         if let Err(e) = self.activate(&next, end) {
             full.region.reopen();
             return Err(e);
@@ -395,8 +397,7 @@ impl Log {
             .reserve(link.len() as u64)
             .map_err(|_| Error::new(ErrorKind::Io, "a new segment has no room for its header"))?;
         reservation.bytes_mut().copy_from_slice(&link);
-        reservation.publish();
-        Ok(())
+        reservation.publish().map_err(|e| not_written(next, e))
     }
 
     /// Makes a segment with room for a record of `bytes`: file, header and name on the disk, then its manifest edit,
@@ -434,10 +435,10 @@ impl Log {
         if !self.syncs {
             file.reserve(first).map_err(failed).map_err(give_up)?;
         }
-        let map = file.map(capacity, true).map_err(failed)?;
+        let filled = HEADER_BYTES - segment::LINK_BYTES;
+        let region = Region::to_fill(&*self.disk, &file, capacity, filled, first).map_err(failed)?;
         let add = Edit::Add { segment: header.number, base: header.base, capacity };
         self.manifest.lock().append(add).map_err(give_up)?;
-        let region = Region::up_to(map, HEADER_BYTES - segment::LINK_BYTES, first, true);
         let segment = Arc::new(Segment::new(header, first_slot as u32, file, region));
         segment.region.populate(0..first);
         put_in_slots(&mut slots, &segment);
@@ -583,7 +584,7 @@ impl Log {
             let region = &segment.region;
             let Some(enough) = more_than_enough(segment) else { continue };
             // Nobody can be writing beyond the published bytes now, and nobody will before the region is open again.
-            region.close();
+            region.close().map_err(|e| not_written(segment, e))?;
             region.lower(enough);
             let cut = seam::cut(&*segment.file, enough);
             region.reopen();
@@ -619,9 +620,13 @@ impl Log {
     }
 
     /// The record at an offset of a segment.
-    pub(crate) fn record_of<'s>(&self, segment: &'s Segment, offset: u64) -> Result<(Record<'s>, u64)> {
-        let found = segment.record(offset, self.verify);
-        found.map_err(|defect| segment.corrupt(offset, format_args!("no valid record ({defect:?})")))
+    pub(crate) fn record_of<'s>(
+        &self,
+        segment: &'s Segment,
+        offset: u64,
+        guard: &'s Guard,
+    ) -> Result<(Record<'s>, u64)> {
+        segment.record(offset, self.verify, guard).map_err(|defect| segment.no_record(offset, defect))
     }
 
     /// The place of the record at `offset` of a segment.
@@ -655,9 +660,9 @@ impl Log {
     #[inline]
     pub(crate) fn record<'g>(&self, place: Place, guard: &'g Guard) -> Result<Found<'g>> {
         let (segment, offset) = self.locate(place, guard)?;
-        match segment.record(offset, self.verify) {
+        match segment.record(offset, self.verify, guard) {
             Ok((record, bytes)) => Ok(Found { segment, offset, bytes, record }),
-            Err(defect) => Err(segment.corrupt(offset, format_args!("no valid record ({defect:?})"))),
+            Err(defect) => Err(segment.no_record(offset, defect)),
         }
     }
 
@@ -823,7 +828,7 @@ impl Log {
             let _ = self.disk.remove(&segment::file_name(unused.header.number));
         }
         let active = self.active.load(&epoch::pin()).clone();
-        active.region.close();
+        active.region.close().map_err(|e| not_written(&active, e))?;
         self.synced(&active, active.sync_closed())?;
         self.manifest.lock().append(Edit::Close { segment: active.header.number, end: active.end() })
     }
@@ -869,6 +874,12 @@ impl Found<'_> {
     pub(crate) fn is_expired(&self) -> bool {
         self.record.expires.is_some_and(|at| at <= seam::unix_ms())
     }
+}
+
+/// A write into reserved space that failed, for whatever reason: what is there now is not known, as after a failed sync.
+#[cold]
+fn not_written(segment: &Segment, e: std::io::Error) -> Error {
+    Error::sync(format_args!("cannot write {}", segment::file_name(segment.header.number)), e)
 }
 
 /// Bytes of a segment that the background thread prepares at a time.

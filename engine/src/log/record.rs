@@ -17,6 +17,8 @@
 //! and each with a checksum of its own: it is valid iff the header and all members are. Kind 0 is no record, so
 //! zeroed space ends a segment.
 
+use std::io;
+
 use crate::checksum::Seed;
 use crate::codec::{Reader, VARINT_BYTES_MAX, put_varint, varint_bytes};
 use crate::options::{BATCH_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
@@ -27,7 +29,7 @@ pub(crate) const ALIGN: u64 = 4;
 const CHECKSUM_BYTES: usize = 4;
 const MARK_BYTES: usize = 8;
 /// Most bytes before the key.
-const HEAD_BYTES_MAX: usize = CHECKSUM_BYTES + 1 + 5 * VARINT_BYTES_MAX + MARK_BYTES;
+pub(crate) const HEAD_BYTES_MAX: usize = CHECKSUM_BYTES + 1 + 5 * VARINT_BYTES_MAX + MARK_BYTES;
 /// Fewest bytes of a record that carries a durable mark.
 pub(crate) const MARKED_BYTES_MIN: usize = CHECKSUM_BYTES + 3 + MARK_BYTES;
 
@@ -80,6 +82,21 @@ pub(crate) struct Record<'a> {
     pub(crate) batch_bytes: u64,
 }
 
+/// What a record says before its key begins.
+struct Head {
+    kind: Kind,
+    member: bool,
+    bucket: u64,
+    key_bytes: u64,
+    value_bytes: u64,
+    expires: Option<u64>,
+    moved: Option<u64>,
+    mark: Option<u64>,
+    batch_bytes: u64,
+    /// Of the record.
+    bytes: u64,
+}
+
 /// Why bytes are not a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Defect {
@@ -89,6 +106,21 @@ pub(crate) enum Defect {
     Malformed,
     /// The bytes are not those that were written.
     Checksum,
+    /// The file ends before the record does.
+    Cut,
+    /// The system could not read them.
+    Unreadable(io::ErrorKind),
+}
+
+impl From<io::Error> for Defect {
+    fn from(e: io::Error) -> Defect {
+        match e.kind() {
+            io::ErrorKind::UnexpectedEof => Defect::Cut,
+            // Asked for more than was published: where there is no record.
+            io::ErrorKind::InvalidInput => Defect::Malformed,
+            kind => Defect::Unreadable(kind),
+        }
+    }
 }
 
 impl<'a> Record<'a> {
@@ -209,8 +241,30 @@ impl<'a> Record<'a> {
         }
     }
 
+    /// Bytes of the record that begins with `head`: [`HEAD_BYTES_MAX`] bytes, or all there are.
+    pub(crate) fn span(head: &[u8]) -> Result<u64, Defect> {
+        let mut reader = Reader::new(head);
+        let flags = match (reader.u32(), reader.u8()) {
+            (Some(0), Some(0)) => return Err(Defect::Blank),
+            (Some(_), Some(flags)) => flags,
+            _ => return Err(Defect::Malformed),
+        };
+        Self::parse_head(&mut reader, flags).map(|head| head.bytes).ok_or(Defect::Malformed)
+    }
+
     #[inline]
     fn parse_body(mut reader: Reader<'a>, flags: u8) -> Option<(Record<'a>, u64)> {
+        let Head { kind, member, bucket, key_bytes, value_bytes, expires, moved, mark, batch_bytes, bytes } =
+            Self::parse_head(&mut reader, flags)?;
+        let key = reader.take(key_bytes as usize)?;
+        let value = reader.take(value_bytes as usize)?;
+        reader.take(bytes as usize - reader.at())?;
+        Some((Record { kind, member, bucket, key, value, expires, moved, mark, batch_bytes }, bytes))
+    }
+
+    /// All before the key.
+    #[inline]
+    fn parse_head(reader: &mut Reader<'_>, flags: u8) -> Option<Head> {
         let kind = match flags & KIND {
             1 => Kind::Set,
             2 => Kind::Delete,
@@ -233,12 +287,9 @@ impl<'a> Record<'a> {
         {
             return None;
         }
-        let key = reader.take(key_bytes as usize)?;
-        let value = reader.take(value_bytes as usize)?;
-        let bytes = (reader.at() as u64).next_multiple_of(ALIGN);
-        reader.take(bytes as usize - reader.at())?;
+        let bytes = (reader.at() as u64 + key_bytes + value_bytes).next_multiple_of(ALIGN);
         let member = flags & MEMBER != 0;
-        Some((Record { kind, member, bucket, key, value, expires, moved, mark, batch_bytes }, bytes))
+        Some(Head { kind, member, bucket, key_bytes, value_bytes, expires, moved, mark, batch_bytes, bytes })
     }
 
     /// As [`Record::parse`], and the bytes are those that were written here.
@@ -311,6 +362,7 @@ mod tests {
             let bytes = encode(&record);
             assert_eq!(bytes.len() as u64 % ALIGN, 0);
             assert_eq!(Record::verify(&bytes, Seed::new(1, 2)), Ok((record, bytes.len() as u64)));
+            assert_eq!(Record::span(&bytes[..bytes.len().min(HEAD_BYTES_MAX)]), Ok(bytes.len() as u64));
         }
     }
 

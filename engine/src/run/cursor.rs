@@ -1,6 +1,6 @@
 //! Reads a run in order, from any key on. Flow: `list`, `merge` -> here -> [`Run`].
 //!
-//! The cursor decodes from the mapping into a key of its own: of each entry only the bytes that differ from the key before
+//! The cursor decodes from a block into a key of its own: of each entry only the bytes that differ from the key before
 //! are copied. It keeps the run alive, and can rest between two steps for as long as it likes. No bytes make it panic:
 //! what cannot be an entry is [`Damaged`].
 
@@ -18,7 +18,7 @@ pub(crate) struct Cursor {
     /// The block at hand.
     number: usize,
     block: Block,
-    /// Offset in the file of the entry after this one.
+    /// Offset in the block of the entry after this one.
     at: usize,
     /// Entries of the block after this one.
     left: usize,
@@ -85,7 +85,7 @@ impl Cursor {
     }
 
     fn go_to_restart(&mut self, i: usize) -> Result<(), Damaged> {
-        let (at, left) = self.run.restart(&self.block, i).ok_or(Damaged::at(self.block.start, "a restart"))?;
+        let (at, left) = self.block.restart(i).ok_or(Damaged::at(self.block.start, "a restart"))?;
         (self.at, self.left) = (at, left);
         self.key.clear();
         Ok(())
@@ -112,13 +112,13 @@ impl Cursor {
     fn decode(&mut self) -> Result<(), Damaged> {
         match self.try_decode() {
             Some(()) => Ok(()),
-            None => Err(Damaged::at(self.at, "an entry")),
+            None => Err(Damaged::at(self.block.start + self.at, "an entry")),
         }
     }
 
     #[inline]
     fn try_decode(&mut self) -> Option<()> {
-        let bytes = self.run.bytes().get(self.at..self.block.end)?;
+        let bytes = self.block.bytes.get(self.at..)?;
         let shared = usize::from(*bytes.first()?);
         let mut rest = usize::from(*bytes.get(1)?);
         let mut at = 2;
@@ -170,6 +170,6 @@ impl Cursor {
 
     /// Offset in the run: how much of it was read.
     pub(crate) fn offset(&self) -> u64 {
-        self.at as u64
+        (self.block.start + self.at) as u64
     }
 }

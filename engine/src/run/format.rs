@@ -158,10 +158,10 @@ impl Footer {
         bytes
     }
 
-    /// The footer of a whole run file.
-    pub(crate) fn decode(file: &[u8], salt: u64) -> Option<Footer> {
-        let at = file.len().checked_sub(FOOTER_BYTES).filter(|at| *at >= HEADER_BYTES)?;
-        let mut reader = Reader::new(&file[at..]);
+    /// The footer in the last bytes of a run file of so many bytes.
+    pub(crate) fn decode(last: &[u8], file_bytes: u64, salt: u64) -> Option<Footer> {
+        let at = file_bytes.checked_sub(FOOTER_BYTES as u64).filter(|at| *at >= HEADER_BYTES as u64)?;
+        let mut reader = Reader::new(last);
         let footer = Footer {
             entries: reader.u64()?,
             tombstones: reader.u64()?,
@@ -170,8 +170,8 @@ impl Footer {
             bytes: reader.u64()?,
             index_checksum: reader.u32()?,
         };
-        let checks = reader.u32()? == Seed::new(salt, at as u64).checksum(&file[at..at + 44]);
-        (checks && footer.bytes == file.len() as u64).then_some(footer)
+        let checks = reader.u32()? == Seed::new(salt, at).checksum(last.get(..44)?);
+        (checks && footer.bytes == file_bytes).then_some(footer)
     }
 }
 

@@ -140,7 +140,8 @@ fn damaged_bytes_with_right_checksums_never_panic() {
     keys.remove(&(9, vec![b'z'; crate::KEY_BYTES_MAX]));
     let bytes = write(HEADER, &keys);
     let good = open(&bytes).unwrap();
-    let blocks: Vec<_> = (0..good.blocks()).map(|i| good.block(i).unwrap()).map(|b| b.start..b.end).collect();
+    let blocks: Vec<_> =
+        (0..good.blocks()).map(|i| good.block(i).unwrap()).map(|b| b.start..b.start + b.bytes.len()).collect();
     let index = good.footer.index as usize..bytes.len() - FOOTER_BYTES;
     let mut state = 1u64;
     let mut random = move |n: usize| {

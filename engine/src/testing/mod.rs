@@ -21,6 +21,7 @@ use crossbeam_epoch as epoch;
 
 use crate::checksum::Seed;
 use crate::io::memory::MemoryDisk;
+use crate::io::window::Budget;
 use crate::io::{self, Disk};
 use crate::log::record::Record;
 use crate::log::replay;
@@ -50,6 +51,13 @@ impl Random {
     pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
+}
+
+/// The memory that unmapped files may take, where the environment (`KVASI_ACCESS=unmapped`) has all tests run without
+/// mappings: little, so that all of it is forgotten and read again, over and over.
+pub(crate) fn unmapped() -> Option<Arc<Budget>> {
+    let is_set = std::env::var_os("KVASI_ACCESS").is_some_and(|access| access == "unmapped");
+    is_set.then(|| Arc::new(Budget::new(64 << 10)))
 }
 
 /// The same options, for a store that makes directory checkpoints from so few bytes of log on.
@@ -158,7 +166,7 @@ pub fn operations(bytes: &[u8]) -> crate::Result<()> {
     let mut said = std::collections::BTreeMap::new();
     let guard = &epoch::pin();
     for segment in store.0.commits.log.segments(guard) {
-        let bytes = segment.region.slice(0..segment.region.published()).unwrap_or_default();
+        let bytes = &*segment.read(segment.region.published())?;
         assert_eq!(replay::extent(bytes, segment.header.salt).end, bytes.len() as u64);
         replay::records(bytes, crate::segment::HEADER_BYTES, |_, record, _| {
             match record.kind {
