@@ -7,55 +7,83 @@
 use crate::backend::{Key, Pair, Reply};
 use crate::ctx::{Grant, Limits, Rights};
 use crate::error::Refusal;
+use crate::gate::Load;
 use crate::pace::Pace;
-use crate::store::{check_key, check_value, within};
+use crate::store::{check_key, check_value, within, write};
 use crate::{Code, Error};
 use std::sync::Arc;
 
 /// A batch whose keys alone are too many: found on the view, before anything is collected.
 pub(crate) fn check_count(grant: &Arc<Grant>, call: &'static str, needed: Rights, keys: usize) -> Result<(), Refusal> {
-    grant.call(call, needed, || Ok(Reply::Now(within(keys, grant.limits.batch_keys_max)))).now()
+    grant.allow(call, needed)?;
+    within(keys, grant.limits.batch_keys_max).map_err(|error| error.for_guest(&grant.name, call))
 }
 
 pub(crate) fn get_many(grant: &Arc<Grant>, pace: Pace, keys: &[Key<'_>]) -> Reply<Vec<Option<Pair>>, Refusal> {
-    grant.call("get-many", Rights::READ, || {
+    let load = Load { keys: keys.len(), bytes: bytes_of(keys), writes: false };
+    grant.call("get-many", Rights::READ, load, reply_bytes, || {
         check_keys(&grant.limits, keys)?;
         if keys.is_empty() {
             return Ok(Reply::Now(Ok(Vec::new())));
         }
         let reply_bytes_max = grant.limits.reply_bytes_max;
         Ok(grant.at(pace).get_many(keys).and_then(move |pairs| {
-            let reply_bytes = pairs.iter().flatten().map(|(key, value)| key.len() + value.len()).sum();
-            within(reply_bytes, reply_bytes_max)?;
+            within(reply_bytes(&pairs), reply_bytes_max)?;
             Ok(pairs)
         }))
     })
 }
 
 pub(crate) fn set_many(grant: &Arc<Grant>, pace: Pace, pairs: &[(Key<'_>, &[u8])]) -> Reply<(), Refusal> {
-    grant.call("set-many", Rights::WRITE, || {
-        let mut batch = Budget::new(&grant.limits);
-        for (key, value) in pairs {
-            check_key(&grant.limits, key.as_ref())?;
-            check_value(&grant.limits, value.len())?;
-            batch.take(AsRef::<str>::as_ref(key).len() + value.len())?;
-        }
-        Ok(if pairs.is_empty() { Reply::Now(Ok(())) } else { grant.at(pace).set_many(pairs) })
-    })
+    let bytes = pairs.iter().map(|(key, value)| length(key) + value.len()).sum();
+    grant.call(
+        "set-many",
+        Rights::WRITE,
+        write(pairs.len(), bytes),
+        |()| 0,
+        || {
+            let mut batch = Budget::new(&grant.limits);
+            for (key, value) in pairs {
+                check_key(&grant.limits, key.as_ref())?;
+                check_value(&grant.limits, value.len())?;
+                batch.take(length(key) + value.len())?;
+            }
+            Ok(if pairs.is_empty() { Reply::Now(Ok(())) } else { grant.at(pace).set_many(pairs) })
+        },
+    )
 }
 
 pub(crate) fn delete_many(grant: &Arc<Grant>, pace: Pace, keys: &[Key<'_>]) -> Reply<(), Refusal> {
-    grant.call("delete-many", Rights::WRITE, || {
-        check_keys(&grant.limits, keys)?;
-        Ok(if keys.is_empty() { Reply::Now(Ok(())) } else { grant.at(pace).delete_many(keys) })
-    })
+    grant.call(
+        "delete-many",
+        Rights::WRITE,
+        write(keys.len(), bytes_of(keys)),
+        |()| 0,
+        || {
+            check_keys(&grant.limits, keys)?;
+            Ok(if keys.is_empty() { Reply::Now(Ok(())) } else { grant.at(pace).delete_many(keys) })
+        },
+    )
+}
+
+#[allow(clippy::ptr_arg, reason = "the answer as it is")]
+fn reply_bytes(pairs: &Vec<Option<Pair>>) -> usize {
+    pairs.iter().flatten().map(|(key, value)| key.len() + value.len()).sum()
+}
+
+fn length(key: &Key<'_>) -> usize {
+    AsRef::<str>::as_ref(key).len()
+}
+
+fn bytes_of(keys: &[Key<'_>]) -> usize {
+    keys.iter().map(length).sum()
 }
 
 fn check_keys(limits: &Limits, keys: &[Key<'_>]) -> Result<(), Error> {
     let mut batch = Budget::new(limits);
     for key in keys {
         check_key(limits, key.as_ref())?;
-        batch.take(AsRef::<str>::as_ref(key).len())?;
+        batch.take(length(key))?;
     }
     Ok(())
 }

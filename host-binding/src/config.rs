@@ -18,30 +18,43 @@
 //! attempts = 4
 //!
 //! [components.visits.grants]      # without any [components] every component has all rights on all buckets
-//! "" = ["read", "write", "list", "atomics"]
+//! "" = ["read", "write", "list", "atomics", "watch"]
+//! [components.visits.limits]      # over those of [limits]
+//! written-keys-per-second = 500
 //!
-//! [limits]
+//! [limits]                        # of each call, instance and component: `Limits`
 //! value-bytes = 1048576
+//!
+//! [buckets.orders]
+//! tenant = "acme"                 # only components of that tenant may be granted it
+//! stored-bytes = 1073741824       # what the bucket may hold, in directories only
+//! stored-keys = 1000000
+//! [components.shop]
+//! tenant = "acme"
+//! [tenants.acme]                  # over all its buckets, and over all its components
+//! stored-bytes = 2147483648
+//! calls-at-once = 100
 //! ```
 //!
 //! Flow: file -> [`Config::parse`] (shape, names; an error points at its line) -> flags of the command, over it ->
 //! [`Config::open`] (stores) -> [`Opened::context`] (one component).
 //! Invariants: 1. An unknown word is an error, never ignored. 2. A directory is opened once, whoever names it, and a service
-//! has one set of connections.
+//! has one set of connections. 3. All grants of a bucket count into one account. 4. No component reaches a bucket of another
+//! tenant, whatever is granted.
 
 use crate::backend::LocalBucket;
 #[cfg(feature = "remote")]
 use crate::backend::remote::Policy;
 use crate::places::Places;
 use crate::target::Target;
-use crate::{Limits, Rights, WasiKeyValueCtx};
+use crate::{Account, Gate, Limits, Metered, Rights, Usage, WasiKeyValueCtx};
 use kvasi::Durability;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 #[cfg(feature = "remote")]
 use std::time::Duration;
 use toml::Spanned;
@@ -124,6 +137,18 @@ pub struct BucketConfig {
     pub bucket: Option<String>,
     /// Its durability; for `None` that of the whole configuration.
     pub durability: Option<DurabilityName>,
+    /// Whose it is; anybody's for `None`.
+    pub tenant: Option<String>,
+    /// Most bytes of keys and values that it may hold; any for `None`.
+    pub stored_bytes: Option<u64>,
+    /// Most keys that it may hold; any for `None`.
+    pub stored_keys: Option<u64>,
+}
+
+impl BucketConfig {
+    fn has_quota(&self) -> bool {
+        self.stored_bytes.is_some() || self.stored_keys.is_some()
+    }
 }
 
 /// A configuration: read from a file, then changed by whoever runs a component.
@@ -136,9 +161,13 @@ pub struct Config {
     pub durability: DurabilityName,
     /// Whether a name that is not granted answers as one that does not exist.
     pub hide_withheld: bool,
+    /// Whether calls are counted and timed by the recorder of `metrics` that is installed when a component's context is built.
+    #[cfg(feature = "metrics")]
+    pub metrics: bool,
     /// Buckets by the name that guests give to `open`.
     pub buckets: BTreeMap<String, BucketConfig>,
     components: Option<BTreeMap<String, ComponentConfig>>,
+    tenants: BTreeMap<String, TenantConfig>,
     limits: LimitsConfig,
     remote: RemoteConfig,
     #[serde(skip)]
@@ -148,8 +177,61 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ComponentConfig {
+    tenant: Option<Spanned<String>>,
     #[serde(default)]
     grants: BTreeMap<Spanned<String>, Vec<RightName>>,
+    #[serde(default)]
+    limits: LimitsConfig,
+}
+
+/// What all buckets of a tenant may hold, and what all its components may ask.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct TenantConfig {
+    stored_bytes: Option<u64>,
+    stored_keys: Option<u64>,
+    calls_at_once: Option<NonZeroUsize>,
+    queued_bytes: Option<NonZeroUsize>,
+    keys_per_second: Option<NonZeroU32>,
+    written_keys_per_second: Option<NonZeroU32>,
+}
+
+impl TenantConfig {
+    /// Where nothing is said, the tenant as such is not bounded: its components are.
+    fn gate(&self) -> Gate {
+        Gate::new(&Limits {
+            calls_at_once_max: self.calls_at_once.map_or(usize::MAX, NonZeroUsize::get),
+            queued_bytes_max: self.queued_bytes.map_or(usize::MAX, NonZeroUsize::get),
+            keys_per_second_max: self.keys_per_second,
+            written_keys_per_second_max: self.written_keys_per_second,
+            ..Limits::default()
+        })
+    }
+
+    fn account(&self) -> Option<Account> {
+        account(self.stored_bytes, self.stored_keys)
+    }
+}
+
+fn account(bytes: Option<u64>, keys: Option<u64>) -> Option<Account> {
+    let any = Usage::UNBOUNDED;
+    let max = Usage { bytes: bytes.unwrap_or(any.bytes), keys: keys.unwrap_or(any.keys) };
+    (max != any).then(|| Account::new(max))
+}
+
+/// Where a bucket's settings stand, for errors that point at them.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Lines {
+    buckets: BTreeMap<String, BucketLines>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+struct BucketLines {
+    tenant: Option<Spanned<String>>,
+    stored_bytes: Option<Spanned<u64>>,
+    stored_keys: Option<Spanned<u64>>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -159,6 +241,7 @@ enum RightName {
     Write,
     List,
     Atomics,
+    Watch,
 }
 
 impl RightName {
@@ -168,6 +251,7 @@ impl RightName {
             RightName::Write => Rights::WRITE,
             RightName::List => Rights::LIST,
             RightName::Atomics => Rights::ATOMICS,
+            RightName::Watch => Rights::WATCH,
         }
     }
 }
@@ -186,6 +270,10 @@ struct LimitsConfig {
     page_entries: Option<usize>,
     open_buckets: Option<usize>,
     cas_handles: Option<usize>,
+    calls_at_once: Option<NonZeroUsize>,
+    queued_bytes: Option<NonZeroUsize>,
+    keys_per_second: Option<NonZeroU32>,
+    written_keys_per_second: Option<NonZeroU32>,
 }
 
 /// How buckets in services are asked; what is left out keeps its default.
@@ -211,8 +299,8 @@ impl RemoteConfig {
 }
 
 impl LimitsConfig {
-    fn limits(self) -> Limits {
-        let default = Limits::default();
+    /// These limits over `default`.
+    fn limits(self, default: Limits) -> Limits {
         Limits {
             key_bytes_max: self.key_bytes.unwrap_or(default.key_bytes_max),
             name_bytes_max: default.name_bytes_max,
@@ -226,6 +314,10 @@ impl LimitsConfig {
             page_entries_max: self.page_entries.unwrap_or(default.page_entries_max).max(1),
             open_buckets_max: self.open_buckets.unwrap_or(default.open_buckets_max),
             cas_handles_max: self.cas_handles.unwrap_or(default.cas_handles_max),
+            calls_at_once_max: self.calls_at_once.map_or(default.calls_at_once_max, NonZeroUsize::get),
+            queued_bytes_max: self.queued_bytes.map_or(default.queued_bytes_max, NonZeroUsize::get),
+            keys_per_second_max: self.keys_per_second.or(default.keys_per_second_max),
+            written_keys_per_second_max: self.written_keys_per_second.or(default.written_keys_per_second_max),
         }
     }
 }
@@ -258,24 +350,78 @@ impl Config {
         let mut config: Config = toml::from_str(text).map_err(|error| Error::Parse(error.to_string()))?;
         config.base = base.to_owned();
         config.check_grants(text)?;
+        config.check_tenants(text)?;
+        config.check_quotas(text)?;
         Ok(config)
     }
 
-    /// A grant on a bucket that does not exist is a slip of the pen: better found here than by the component.
+    /// A grant on a bucket that does not exist is a slip of the pen: better found here than by the component. So is one that
+    /// crosses from tenant to tenant.
     fn check_grants(&self, text: &str) -> Result<(), Error> {
-        let grants = |(component, settings): (_, &ComponentConfig)| {
-            settings.grants.keys().map(move |name| (component, name.clone())).collect::<Vec<_>>()
-        };
-        let unknown = |(_, name): &(&String, Spanned<String>)| !self.buckets.contains_key(name.as_ref());
-        let Some((component, name)) = self.components.iter().flatten().flat_map(grants).find(unknown) else {
+        for (component, settings) in self.components.iter().flatten() {
+            let of_component = settings.tenant.as_ref().map(AsRef::as_ref);
+            for name in settings.grants.keys() {
+                let fail = |what: String| {
+                    let what = format!("component {component:?} is granted {:?}, {what}", name.as_ref());
+                    Err(at_line(text, name.span().start, what))
+                };
+                let Some(bucket) = self.buckets.get(name.as_ref()) else {
+                    return fail(format!("but there is no bucket of that name: add [buckets.{:?}]", name.as_ref()));
+                };
+                if bucket.tenant.as_ref() != of_component {
+                    let whose =
+                        |tenant: Option<&String>| tenant.map_or("no tenant".to_owned(), |t| format!("tenant {t:?}"));
+                    let (bucket, component) = (whose(bucket.tenant.as_ref()), whose(of_component));
+                    return fail(format!("but the bucket is of {bucket} and the component of {component}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Every tenant that is named is there; and who has tenants says which component may do what.
+    fn check_tenants(&self, text: &str) -> Result<(), Error> {
+        let lines: Lines = toml::from_str(text).unwrap_or_default();
+        let of_buckets = lines.buckets.values().filter_map(|bucket| bucket.tenant.as_ref());
+        let of_components = self.components.iter().flatten().filter_map(|(_, settings)| settings.tenant.as_ref());
+        for tenant in of_buckets.chain(of_components) {
+            let name = tenant.as_ref();
+            if !self.tenants.contains_key(name) {
+                let what = format!("there is no tenant {name:?}: add [tenants.{name:?}]");
+                return Err(at_line(text, tenant.span().start, what));
+            }
+            if self.components.is_none() {
+                let what = "a bucket has a tenant, but no component is granted anything: add [components.NAME.grants]";
+                return Err(at_line(text, tenant.span().start, what.to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a service holds is not ours to count: others write there too.
+    fn check_quotas(&self, text: &str) -> Result<(), Error> {
+        let Some((name, _)) = self.buckets.iter().find(|(_, bucket)| self.counts_a_service(bucket)) else {
             return Ok(());
         };
-        let line = 1 + text[..name.span().start].matches('\n').count();
-        let name = name.as_ref();
-        Err(Error::Parse(format!(
-            "line {line}: component {component:?} is granted {name:?}, but there is no bucket of that name: \
-             add [buckets.{name:?}]"
-        )))
+        let lines: Lines = toml::from_str(text).unwrap_or_default();
+        let lines = lines.buckets.get(name);
+        let at = lines.and_then(|lines| {
+            let quota = [lines.stored_bytes.as_ref(), lines.stored_keys.as_ref()];
+            quota
+                .into_iter()
+                .flatten()
+                .map(|value| value.span().start)
+                .chain(lines.tenant.as_ref().map(|t| t.span().start))
+                .next()
+        });
+        let error = counted_service(name);
+        Err(at.map_or(Error::Parse(error.clone()), |at| at_line(text, at, error)))
+    }
+
+    fn counts_a_service(&self, bucket: &BucketConfig) -> bool {
+        let service = matches!(bucket.store.as_ref().or(self.store.as_ref()), Some(Target::Service(_)));
+        let tenant = bucket.tenant.as_ref().and_then(|tenant| self.tenants.get(tenant));
+        service && (bucket.has_quota() || tenant.is_some_and(|tenant| tenant.account().is_some()))
     }
 
     /// Opens every store that a bucket names and every bucket in it, creating what is not there. Services are made ready, not
@@ -285,20 +431,71 @@ impl Config {
     /// [`Error::Open`], [`Error::Bucket`], [`Error::Service`].
     pub fn open(self) -> Result<Opened, Error> {
         let mut places = Places::default();
-        let mut buckets = BTreeMap::new();
+        let mut buckets: BTreeMap<String, Arc<dyn LocalBucket>> = BTreeMap::new();
+        let accounts: BTreeMap<&String, Account> =
+            self.tenants.iter().filter_map(|(name, tenant)| Some((name, tenant.account()?))).collect();
         for (name, settings) in &self.buckets {
-            let target = settings.store.as_ref().or(self.store.as_ref());
+            if let Some(other) = self.shadowed(name) {
+                return Err(Error::Parse(format!(
+                    "the buckets {other:?} and {name:?} are one bucket of one store, and one has a quota or a tenant that \
+                     the other would get around: name it once"
+                )));
+            }
+            if self.counts_a_service(settings) {
+                return Err(Error::Parse(counted_service(name)));
+            }
             let inner = settings.bucket.as_deref().unwrap_or(name);
             let durability = settings.durability.unwrap_or(self.durability);
-            let bucket = match target {
-                Some(Target::Service(url)) => places.of_service(url, inner, &self)?,
-                Some(Target::Directory(dir)) => places.of_directory(&self.base.join(dir), inner, durability)?,
-                None => places.of_directory(&self.base.join(STORE_DEFAULT), inner, durability)?,
+            let bucket = match self.target(settings) {
+                Target::Service(url) => places.of_service(&url, inner, &self)?,
+                Target::Directory(dir) => places.of_directory(&dir, inner, durability)?,
+            };
+            let own = account(settings.stored_bytes, settings.stored_keys);
+            let tenant = settings.tenant.as_ref().and_then(|tenant| accounts.get(tenant)).cloned();
+            let counts: Vec<Account> = own.into_iter().chain(tenant).collect();
+            let bucket: Arc<dyn LocalBucket> = if counts.is_empty() {
+                bucket
+            } else {
+                Arc::new(Metered::new(bucket, counts).map_err(|error| Error::Bucket(name.clone(), error))?)
             };
             buckets.insert(name.clone(), bucket);
         }
-        Ok(Opened { config: self, places, buckets })
+        let gates = self.tenants.iter().map(|(name, tenant)| (name.clone(), tenant.gate())).collect();
+        Ok(Opened { config: self, places, buckets, gates, contexts: Mutex::default() })
     }
+
+    /// Where a bucket lives, a directory with the base before it.
+    fn target(&self, bucket: &BucketConfig) -> Target {
+        match bucket.store.as_ref().or(self.store.as_ref()) {
+            Some(Target::Service(url)) => Target::Service(url.clone()),
+            Some(Target::Directory(dir)) => Target::Directory(self.base.join(dir)),
+            None => Target::Directory(self.base.join(STORE_DEFAULT)),
+        }
+    }
+
+    /// Another name of the same bucket, where one of the two is bounded or somebody's.
+    fn shadowed(&self, name: &str) -> Option<&String> {
+        let place = |name: &str, bucket: &BucketConfig| {
+            (self.target(bucket), bucket.bucket.clone().unwrap_or_else(|| name.to_owned()))
+        };
+        let bounded = |bucket: &BucketConfig| bucket.has_quota() || bucket.tenant.is_some();
+        let this = &self.buckets[name];
+        let same = |(other, bucket): &(&String, &BucketConfig)| {
+            *other != name && (bounded(bucket) || bounded(this)) && place(other, bucket) == place(name, this)
+        };
+        self.buckets.iter().find(same).map(|(other, _)| other)
+    }
+}
+
+#[cold]
+fn at_line(text: &str, at: usize, what: String) -> Error {
+    Error::Parse(format!("line {}: {what}", 1 + text[..at].matches('\n').count()))
+}
+
+fn counted_service(name: &str) -> String {
+    format!(
+        "the bucket {name:?} is in a service, and a quota counts what is in a directory only: bound it in the service"
+    )
 }
 
 /// A configuration whose stores are open.
@@ -306,6 +503,10 @@ pub struct Opened {
     config: Config,
     places: Places,
     buckets: BTreeMap<String, Arc<dyn LocalBucket>>,
+    /// Of the tenants.
+    gates: BTreeMap<String, Gate>,
+    /// Of the components asked for so far: one each, for the limits that its instances share.
+    contexts: Mutex<BTreeMap<String, WasiKeyValueCtx>>,
 }
 
 impl fmt::Debug for Opened {
@@ -318,8 +519,25 @@ impl Opened {
     /// What the component of that name may reach. Without `[components]` in the file that is everything; with it, a
     /// component that is not listed may open nothing.
     pub fn context(&self, component: &str) -> WasiKeyValueCtx {
-        let mut builder =
-            WasiKeyValueCtx::builder().limits(self.config.limits.limits()).hide_withheld(self.config.hide_withheld);
+        let mut contexts = self.contexts.lock().unwrap_or_else(PoisonError::into_inner);
+        contexts.entry(component.to_owned()).or_insert_with(|| self.new_context(component)).clone()
+    }
+
+    fn new_context(&self, component: &str) -> WasiKeyValueCtx {
+        let settings = self.config.components.as_ref().and_then(|components| components.get(component));
+        let mut limits = self.config.limits.limits(Limits::default());
+        if let Some(settings) = settings {
+            limits = settings.limits.limits(limits);
+        }
+        let mut builder = WasiKeyValueCtx::builder().limits(limits).hide_withheld(self.config.hide_withheld);
+        #[cfg(feature = "metrics")]
+        {
+            builder = builder.metrics(self.config.metrics);
+        }
+        let tenant = settings.and_then(|settings| settings.tenant.as_ref());
+        if let Some(gate) = tenant.and_then(|tenant| self.gates.get(tenant.as_ref())) {
+            builder = builder.tenant(gate.clone());
+        }
         for (name, bucket) in &self.buckets {
             builder = builder.grant(name, bucket.clone(), self.rights(component, name));
         }
@@ -384,6 +602,76 @@ mod tests {
         assert!(error.contains("line 2") && error.contains("buckets"), "{error}");
         let error = parse("[buckets.a]\n[components.c.grants]\nb = [\"read\"]\n").unwrap_err().to_string();
         assert!(error.contains("line 3") && error.contains("\"b\""), "{error}");
+    }
+
+    #[test]
+    fn tenants_quotas_and_limits_are_understood() {
+        let file = r#"
+            durability = "ephemeral"
+            [buckets.orders]
+            tenant = "acme"
+            stored-keys = 2
+            [buckets.notes]
+            tenant = "acme"
+            [tenants.acme]
+            stored-bytes = 10
+            calls-at-once = 3
+            [components.shop]
+            tenant = "acme"
+            grants = { orders = ["read", "write", "watch"], notes = ["write"] }
+            limits = { value-bytes = 7, written-keys-per-second = 5 }
+            [components.other]
+            [limits]
+            value-bytes = 9
+            cas-handles = 8
+            "#;
+        let opened = parse(file).unwrap().open().unwrap();
+        let ctx = opened.context("shop");
+        let limits = ctx.limits();
+        assert_eq!((limits.value_bytes_max, limits.cas_handles_max), (7, 8), "a component's limits over those of all");
+        assert_eq!(limits.written_keys_per_second_max.map(NonZeroU32::get), Some(5));
+        assert_eq!(opened.context("other").limits().value_bytes_max, 9);
+        let grant = |name: &str| ctx.look_up(name).ok().unwrap();
+        assert!(grant("orders").rights.contains(Rights::WATCH) && !grant("notes").rights.contains(Rights::READ));
+        let (orders, notes) = (&grant("orders").bucket, &grant("notes").bucket);
+        orders.set("a", b"1").unwrap();
+        orders.set("b", b"1").unwrap();
+        assert_eq!(orders.set("c", b"").unwrap_err().code(), crate::Code::Quota, "two keys, says the bucket");
+        notes.set("c", b"12345").unwrap();
+        assert_eq!(notes.set("c", b"123456").unwrap_err().code(), crate::Code::Quota, "ten bytes, says the tenant");
+    }
+
+    #[test]
+    fn limits_that_cannot_be_meant_are_refused_at_their_line() {
+        let tenant = "[buckets.a]\ntenant = \"t\"\n";
+        for (text, line, words) in [
+            ("[limits]\nkeys-per-second = 0\n", 2, &["nonzero"][..]),
+            ("[limits]\nvalue-bytes = -1\n", 2, &["-1"]),
+            ("[buckets.a]\nstored-bytes = \"1 GiB\"\n", 2, &["1 GiB"]),
+            ("[tenants.t]\nvalue-bytes = 1\n", 2, &["value-bytes", "stored-bytes"]),
+            (tenant, 2, &["\"t\"", "[tenants"]),
+            ("[components.c]\ntenant = \"t\"\n", 2, &["\"t\""]),
+            (&format!("{tenant}[tenants.t]\n"), 2, &["[components"]),
+            (&format!("{tenant}[tenants.t]\n[components.c.grants]\na = [\"read\"]\n"), 5, &["no tenant", "\"t\""]),
+            ("[buckets.b]\n[tenants.t]\n[components.c]\ntenant = \"t\"\ngrants.b = [\"read\"]\n", 5, &["no tenant"]),
+            ("[buckets.a]\nstore = \"redis://h\"\nstored-keys = 1\n", 3, &["\"a\"", "service"]),
+            (
+                "[tenants.t]\nstored-keys = 1\n[buckets.a]\nstore = \"redis://h\"\ntenant = \"t\"\n[components.c]\n",
+                5,
+                &["\"a\"", "service"],
+            ),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(&format!("line {line}")), "{text}{error}");
+            assert!(words.iter().all(|word| error.contains(word)), "{text}{error}");
+        }
+    }
+
+    #[test]
+    fn a_quota_is_not_got_around_by_a_second_name() {
+        let text = "durability = \"ephemeral\"\n[buckets.a]\nstored-keys = 1\n[buckets.b]\nbucket = \"a\"\n";
+        let error = parse(text).unwrap().open().unwrap_err().to_string();
+        assert!(error.contains("\"a\"") && error.contains("\"b\""), "{error}");
     }
 
     #[test]

@@ -8,13 +8,17 @@
 
 use crate::backend::{Guard, LocalBucket, PageBounds};
 use crate::error::Refusal;
+use crate::gate::{Gate, Load};
+use crate::observe::Meters;
 use crate::pace::{Pace, Paced};
 use crate::{Code, Error};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::ops::BitOr;
 use std::sync::Arc;
+use wasmtime::Store;
 use wasmtime::component::{HasData, Resource, ResourceTable};
 
 /// What a component may do with a bucket.
@@ -32,8 +36,10 @@ impl Rights {
     pub const LIST: Rights = Rights(4);
     /// `increment` and compare-and-swap, which read and write one key.
     pub const ATOMICS: Rights = Rights(8);
+    /// To be told of changes, by `watch-service`.
+    pub const WATCH: Rights = Rights(16);
     /// Everything.
-    pub const ALL: Rights = Rights(15);
+    pub const ALL: Rights = Rights(31);
 
     /// Whether all of `other` is in here.
     pub const fn contains(self, other: Rights) -> bool {
@@ -48,7 +54,8 @@ impl BitOr for Rights {
     }
 }
 
-/// Bounds on what one call, or one instance, may ask. Exceeding one is an error to the guest and changes nothing.
+/// Bounds on what one call, one instance or one component may ask. Exceeding one is an error to the guest and changes
+/// nothing. What a component may hold is not among them: see [`Metered`](crate::Metered).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Longest key, in bytes. Default: 4 KiB.
@@ -74,6 +81,17 @@ pub struct Limits {
     pub open_buckets_max: usize,
     /// Most compare-and-swap handles at once in one instance; each keeps a value alive. Default: 256.
     pub cas_handles_max: usize,
+    /// Most calls of one component at once, over all its instances: those that write, and those that wait for a network.
+    /// One more is told `busy`. Default: 256.
+    pub calls_at_once_max: usize,
+    /// Most bytes of keys and values that those calls bring; a call that is alone passes in any case. One more is told `busy`.
+    /// Default: 256 MiB.
+    pub queued_bytes_max: usize,
+    /// Most keys that one component names in a second, over all its instances and calls, and most at once after a pause; a call
+    /// without a key counts as one. One more is told `busy`. Default: any number.
+    pub keys_per_second_max: Option<NonZeroU32>,
+    /// The same, of calls that write, compare-and-swap attempts included. Default: any number.
+    pub written_keys_per_second_max: Option<NonZeroU32>,
 }
 
 impl Default for Limits {
@@ -90,6 +108,10 @@ impl Default for Limits {
             page_entries_max: 50_000,
             open_buckets_max: 1_024,
             cas_handles_max: 256,
+            calls_at_once_max: 256,
+            queued_bytes_max: 256 << 20,
+            keys_per_second_max: None,
+            written_keys_per_second_max: None,
         }
     }
 }
@@ -98,6 +120,28 @@ impl Limits {
     pub(crate) fn page(&self) -> PageBounds {
         PageBounds { keys_max: self.page_keys_max, bytes_max: self.page_bytes_max, entries_max: self.page_entries_max }
     }
+
+    /// What wasmtime may allocate for the parameters of one call: the largest that these limits let through, and a half more for
+    /// the lengths of lists. Its own default is 128 MiB.
+    pub fn hostcall_fuel(&self) -> usize {
+        let largest = self.batch_bytes_max.max(self.value_bytes_max.saturating_add(self.key_bytes_max));
+        largest.saturating_add(largest / 2)
+    }
+
+    /// Handles that one instance may have at once: those of these limits, and a thousand for other interfaces.
+    pub fn table_entries_max(&self) -> usize {
+        const OTHERS: usize = 1_000;
+        self.open_buckets_max.saturating_add(self.cas_handles_max).saturating_add(OTHERS)
+    }
+}
+
+/// Sets what wasmtime itself allots to a store by the limits of its context: host memory for the parameters of a call, and
+/// the size of the handle table. Its defaults, 128 MiB and a million, are for hosts that trust their guests.
+pub fn limit_store<T: WasiKeyValueView>(store: &mut Store<T>) {
+    let view = store.data_mut().keyvalue();
+    let limits = *view.ctx.limits();
+    view.table.set_max_capacity(limits.table_entries_max());
+    store.set_hostcall_fuel(limits.hostcall_fuel());
 }
 
 /// A bucket as one component has it: where it is, and what may be done with it.
@@ -107,9 +151,44 @@ pub(crate) struct Grant {
     pub(crate) bucket: Arc<dyn LocalBucket>,
     pub(crate) rights: Rights,
     pub(crate) limits: Limits,
+    /// Of the component, over all its buckets and instances.
+    gate: Gate,
+    tenant: Option<Gate>,
+    /// Whether calls that only read pass the gates too.
+    reads_count: bool,
+    meters: Option<Meters>,
 }
 
 impl Grant {
+    pub(crate) fn meters(&self) -> Option<&Meters> {
+        self.meters.as_ref()
+    }
+
+    /// Takes a place at the gates; `false` for a call that passes without: a read that neither waits nor is counted by a rate.
+    #[inline]
+    pub(crate) fn enter(&self, load: Load) -> Result<bool, Error> {
+        if !load.writes && !self.reads_count {
+            return Ok(false);
+        }
+        self.gate.enter(load)?;
+        if let Some(tenant) = &self.tenant
+            && let Err(error) = tenant.enter(load)
+        {
+            self.gate.leave(load);
+            return Err(error);
+        }
+        Ok(true)
+    }
+
+    /// Gives the place back.
+    #[inline]
+    pub(crate) fn leave(&self, load: Load) {
+        self.gate.leave(load);
+        if let Some(tenant) = &self.tenant {
+            tenant.leave(load);
+        }
+    }
+
     /// The bucket, asked in this way.
     pub(crate) fn at(&self, pace: Pace) -> Paced<'_> {
         Paced { bucket: &*self.bucket, pace }
@@ -190,6 +269,9 @@ pub struct WasiKeyValueCtxBuilder {
     withheld: Vec<Box<str>>,
     hide_withheld: bool,
     limits: Limits,
+    tenant: Option<Gate>,
+    #[cfg(feature = "metrics")]
+    metrics: bool,
 }
 
 impl fmt::Debug for WasiKeyValueCtxBuilder {
@@ -245,12 +327,36 @@ impl WasiKeyValueCtxBuilder {
         self
     }
 
+    /// The gate of the component's tenant, which its calls pass besides their own. Default: none.
+    #[must_use]
+    pub fn tenant(mut self, gate: Gate) -> Self {
+        self.tenant = Some(gate);
+        self
+    }
+
+    /// Whether calls are counted and timed by the recorder of `metrics` that is installed when the context is built: see
+    /// docs/observability.md for names and labels. Default: no.
+    #[cfg(feature = "metrics")]
+    #[must_use]
+    pub fn metrics(mut self, metrics: bool) -> Self {
+        self.metrics = metrics;
+        self
+    }
+
     /// The context, fixed from here on.
     pub fn build(self) -> WasiKeyValueCtx {
         let limits = self.limits;
+        let (gate, tenant) = (Gate::new(&limits), self.tenant);
+        let rated = gate.minds_reads() || tenant.as_ref().is_some_and(Gate::minds_reads);
         let withheld = self.withheld.into_iter().map(|name| (name, Entry::Withheld));
         let granted = self.granted.into_iter().map(|(name, (bucket, rights))| {
-            let grant = Grant { name: name.clone(), bucket, rights, limits };
+            let reads_count = rated || bucket.waits();
+            #[cfg(feature = "metrics")]
+            let meters = self.metrics.then(|| Meters::new(&name));
+            #[cfg(not(feature = "metrics"))]
+            let meters = None;
+            let (gate, tenant) = (gate.clone(), tenant.clone());
+            let grant = Grant { name: name.clone(), bucket, rights, limits, gate, tenant, reads_count, meters };
             (name, Entry::Granted(Arc::new(grant)))
         });
         // Granted names come last: a name withheld first and granted later is granted.

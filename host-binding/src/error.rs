@@ -45,6 +45,25 @@ pub enum Code {
 }
 
 impl Code {
+    /// The whole list.
+    pub const ALL: &'static [Code] = &[
+        Code::TooLarge,
+        Code::InvalidCursor,
+        Code::NotANumber,
+        Code::Overflow,
+        Code::TooManyHandles,
+        Code::Quota,
+        Code::NoSpace,
+        Code::ReadOnly,
+        Code::Timeout,
+        Code::Busy,
+        Code::Indeterminate,
+        Code::Corrupt,
+        Code::Unsupported,
+        Code::Invalid,
+        Code::Io,
+    ];
+
     /// The text a guest reads: stable, and all that it reads.
     pub const fn text(self) -> &'static str {
         match self {

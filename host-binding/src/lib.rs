@@ -40,6 +40,7 @@
 //! # const COMPONENT: [u8; 8] = *b"\0asm\x0d\0\x01\0";
 //! let component = Component::new(&engine, COMPONENT)?;
 //! let mut store = Store::new(&engine, State { keyvalue: ctx.clone(), table: ResourceTable::new() });
+//! kvasi_wasmtime::limit_store(&mut store);
 //! let instance = linker.instantiate(&mut store, &component)?;
 //! # let _ = instance;
 //! # Ok(())
@@ -69,23 +70,30 @@ pub mod copy;
 mod ctx;
 mod cursor;
 mod error;
+mod gate;
 mod link;
 mod lower;
+mod observe;
 mod pace;
 #[cfg(feature = "config")]
 mod places;
+mod quota;
 mod store;
 #[cfg(feature = "config")]
 mod target;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use ctx::{
     Bucket, Cas, Limits, Rights, WasiKeyValue, WasiKeyValueCtx, WasiKeyValueCtxBuilder, WasiKeyValueCtxView,
-    WasiKeyValueView,
+    WasiKeyValueView, limit_store,
 };
 pub use error::{Code, Error};
+pub use gate::Gate;
 #[cfg(feature = "p3")]
 pub use link::p3;
 pub use link::{add_to_linker, add_to_linker_async, add_to_linker_sync};
 pub use lower::Utf8Bytes;
+pub use quota::{Account, Metered, Usage};
 #[cfg(feature = "config")]
 pub use target::Target;

@@ -7,10 +7,14 @@
 use crate::backend::Reply;
 use crate::ctx::{Bucket, Grant, Limits, Rights, WasiKeyValueCtx, WasiKeyValueCtxView};
 use crate::error::Refusal;
+use crate::gate::Load;
+use crate::observe::{self, Observed};
 use crate::pace::Pace;
 use crate::{Code, Error, Utf8Bytes, cursor};
 use bytes::Bytes;
+use std::ops::Deref;
 use std::sync::Arc;
+use tracing::{Instrument, Span};
 use wasmtime::component::Resource;
 
 /// One page of keys as `list-keys` answers it.
@@ -34,7 +38,8 @@ pub(crate) fn keep(view: &mut WasiKeyValueCtxView<'_>, bucket: Bucket) -> Result
 }
 
 pub(crate) fn get(grant: &Arc<Grant>, pace: Pace, key: &str) -> Reply<Option<Bytes>, Refusal> {
-    grant.call("get", Rights::READ, || {
+    let weigh = |value: &Option<Bytes>| value.as_ref().map_or(0, Bytes::len);
+    grant.call("get", Rights::READ, read(key), weigh, || {
         check_key(&grant.limits, key)?;
         let reply_bytes_max = grant.limits.reply_bytes_max;
         Ok(grant.at(pace).get(key).and_then(move |value| {
@@ -45,30 +50,50 @@ pub(crate) fn get(grant: &Arc<Grant>, pace: Pace, key: &str) -> Reply<Option<Byt
 }
 
 pub(crate) fn set(grant: &Arc<Grant>, pace: Pace, key: &str, value: &[u8]) -> Reply<(), Refusal> {
-    grant.call("set", Rights::WRITE, || {
-        check_key(&grant.limits, key)?;
-        check_value(&grant.limits, value.len())?;
-        Ok(grant.at(pace).set(key, value))
-    })
+    grant.call(
+        "set",
+        Rights::WRITE,
+        write(1, key.len() + value.len()),
+        |()| 0,
+        || {
+            check_key(&grant.limits, key)?;
+            check_value(&grant.limits, value.len())?;
+            Ok(grant.at(pace).set(key, value))
+        },
+    )
 }
 
 pub(crate) fn delete(grant: &Arc<Grant>, pace: Pace, key: &str) -> Reply<(), Refusal> {
-    grant.call("delete", Rights::WRITE, || {
-        check_key(&grant.limits, key)?;
-        Ok(grant.at(pace).delete(key))
-    })
+    grant.call(
+        "delete",
+        Rights::WRITE,
+        write(1, key.len()),
+        |()| 0,
+        || {
+            check_key(&grant.limits, key)?;
+            Ok(grant.at(pace).delete(key))
+        },
+    )
 }
 
 pub(crate) fn exists(grant: &Arc<Grant>, pace: Pace, key: &str) -> Reply<bool, Refusal> {
-    grant.call("exists", Rights::READ, || {
-        check_key(&grant.limits, key)?;
-        Ok(grant.at(pace).exists(key))
-    })
+    grant.call(
+        "exists",
+        Rights::READ,
+        read(key),
+        |_| 0,
+        || {
+            check_key(&grant.limits, key)?;
+            Ok(grant.at(pace).exists(key))
+        },
+    )
 }
 
 /// The page of keys with `prefix` at the cursor `at`.
 pub(crate) fn list_keys(grant: &Arc<Grant>, pace: Pace, prefix: &str, at: Option<&str>) -> Reply<KeyPage, Refusal> {
-    grant.call("list-keys", Rights::LIST, || {
+    let load = Load { keys: 1, bytes: prefix.len() + at.map_or(0, str::len), writes: false };
+    let weigh = |page: &KeyPage| page.keys.iter().map(|key| key.len()).sum();
+    grant.call("list-keys", Rights::LIST, load, weigh, || {
         check_key(&grant.limits, prefix)?;
         let after = at
             .map(|at| cursor::decode(grant.bucket.identity(), at))
@@ -83,25 +108,131 @@ pub(crate) fn list_keys(grant: &Arc<Grant>, pace: Pace, prefix: &str, at: Option
     })
 }
 
+/// What a call of one key that reads asks of the gates.
+fn read(key: &str) -> Load {
+    Load { keys: 1, bytes: key.len(), writes: false }
+}
+
+/// What a call that writes asks of the gates.
+pub(crate) fn write(keys: usize, bytes: usize) -> Load {
+    Load { keys, bytes, writes: true }
+}
+
 impl Grant {
-    /// Asks for the right, makes the call, and turns a failure into what the guest may know of it.
+    /// A call from its beginning to its end, at once or later: asks for the right and for a place at the gates, makes the call,
+    /// and turns a failure into what the guest may know of it. `weigh` tells how many bytes of keys and values an answer has.
     #[inline]
     pub(crate) fn call<R: 'static>(
         self: &Arc<Self>,
         name: &'static str,
         needed: Rights,
+        load: Load,
+        weigh: impl FnOnce(&R) -> usize + Send + 'static,
         call: impl FnOnce() -> Result<Reply<R>, Error>,
     ) -> Reply<R, Refusal> {
-        if !self.rights.contains(needed) {
-            return Reply::Now(Err(Refusal::AccessDenied));
-        }
-        match call() {
-            Ok(Reply::Now(answer)) => Reply::Now(answer.map_err(|error| error.for_guest(&self.name, name))),
-            Err(error) => Reply::Now(Err(error.for_guest(&self.name, name))),
+        let running = match self.begin(name, needed, load) {
+            Ok(running) => running,
+            Err(refusal) => return Reply::Now(Err(refusal)),
+        };
+        let reply = match &running.observed {
+            None => call(),
+            Some(observed) => observed.span.in_scope(call),
+        };
+        match reply {
+            Ok(Reply::Now(answer)) => Reply::Now(running.end(answer, weigh)),
+            Err(error) => Reply::Now(running.end(Err(error), weigh)),
             Ok(Reply::Later(answer)) => {
-                let grant = self.clone();
-                Reply::later(async move { answer.await.map_err(|error| error.for_guest(&grant.name, name)) })
+                let running = running.detach();
+                let answer = answer.instrument(running.span());
+                Reply::later(async move {
+                    let answer = answer.await;
+                    running.end(answer, weigh)
+                })
             }
+        }
+    }
+
+    #[inline]
+    fn begin<'a>(
+        self: &'a Arc<Self>,
+        call: &'static str,
+        needed: Rights,
+        load: Load,
+    ) -> Result<Running<&'a Arc<Grant>>, Refusal> {
+        self.allow(call, needed)?;
+        let gated = self.enter(load).map_err(|error| {
+            if observe::wanted(self.meters()) {
+                observe::refused(self.meters(), &self.name, call, error.code().text());
+            }
+            error.for_guest(&self.name, call)
+        })?;
+        let observed = observe::wanted(self.meters()).then(|| observe::begin(&self.name, call, load.keys, load.bytes));
+        Ok(Running { grant: self, call, load, gated, observed })
+    }
+
+    #[inline]
+    pub(crate) fn allow(&self, call: &'static str, needed: Rights) -> Result<(), Refusal> {
+        if self.rights.contains(needed) {
+            return Ok(());
+        }
+        if observe::wanted(self.meters()) {
+            observe::refused(self.meters(), &self.name, call, "access-denied");
+        }
+        Err(Refusal::AccessDenied)
+    }
+}
+
+/// A call between its admission and its answer. What it holds is given back when it ends, or is dropped.
+struct Running<G: Deref<Target = Arc<Grant>>> {
+    grant: G,
+    call: &'static str,
+    load: Load,
+    /// Whether it has a place at the gates.
+    gated: bool,
+    /// Where somebody looks.
+    observed: Option<Box<Observed>>,
+}
+
+/// A grant that is kept: what [`Running`] holds when its call goes on after the function that began it.
+struct Kept(Arc<Grant>);
+
+impl Deref for Kept {
+    type Target = Arc<Grant>;
+    fn deref(&self) -> &Arc<Grant> {
+        &self.0
+    }
+}
+
+impl<G: Deref<Target = Arc<Grant>>> Running<G> {
+    /// The same call, on its own.
+    #[cold]
+    fn detach(mut self) -> Running<Kept> {
+        let (gated, observed) = (std::mem::take(&mut self.gated), self.observed.take());
+        Running { grant: Kept(self.grant.clone()), call: self.call, load: self.load, gated, observed }
+    }
+
+    fn span(&self) -> Span {
+        self.observed.as_ref().map_or_else(Span::none, |observed| observed.span.clone())
+    }
+
+    #[inline]
+    fn end<R>(mut self, answer: Result<R, Error>, weigh: impl FnOnce(&R) -> usize) -> Result<R, Refusal> {
+        if let Some(observed) = self.observed.take() {
+            let bytes = [self.load.bytes, answer.as_ref().map_or(0, weigh)];
+            observed.end(self.grant.meters(), self.call, observe::outcome(&answer), bytes);
+        }
+        answer.map_err(|error| error.for_guest(&self.grant.name, self.call))
+    }
+}
+
+impl<G: Deref<Target = Arc<Grant>>> Drop for Running<G> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.gated {
+            self.grant.leave(self.load);
+        }
+        if let Some(observed) = self.observed.take() {
+            observed.end(self.grant.meters(), self.call, "dropped", [self.load.bytes, 0]);
         }
     }
 }

@@ -176,6 +176,11 @@ pub trait LocalBucket: Send + Sync + 'static {
     /// Names the bucket within its back end, the same after a restart: cursors are bound to it.
     fn identity(&self) -> &str;
 
+    /// Whether a read may make its thread wait, as for a network: such reads count among a component's calls at once.
+    fn waits(&self) -> bool {
+        false
+    }
+
     /// The value of `key`, without a copy where the back end can.
     fn get(&self, key: &str) -> Result<Option<Bytes>, Error>;
 

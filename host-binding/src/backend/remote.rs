@@ -293,6 +293,10 @@ impl LocalBucket for Blocking {
         self.bucket.identity()
     }
 
+    fn waits(&self) -> bool {
+        true
+    }
+
     fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {
         self.wait(self.bucket.get(key))
     }

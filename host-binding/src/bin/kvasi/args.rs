@@ -9,10 +9,21 @@ use std::path::PathBuf;
 /// Runs WebAssembly components over a key-value store, and looks into that store.
 #[derive(Debug, Parser)]
 #[command(name = "kvasi", version, max_term_width = 100)]
-#[command(after_help = "KVASI_LOG=error|warn|info|debug|trace says what is logged to standard error [default: warn]")]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
+    /// What is logged to standard error: error, warn, info, debug or trace. [default: KVASI_LOG, else warn]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub(crate) log_level: Option<tracing::Level>,
+    /// How: lines of text for people, or a JSON object a line.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -150,8 +161,9 @@ pub(crate) struct CopyArgs {
     pub(crate) no_verify: bool,
 }
 
+/// A component and the stores that it is given.
 #[derive(Debug, ClapArgs)]
-pub(crate) struct RunArgs {
+pub(crate) struct ComponentArgs {
     /// The component, a .wasm file.
     pub(crate) component: PathBuf,
     /// The store: a directory, made if it is not there, or the URL of a service. [default: kvasi-data]
@@ -170,6 +182,12 @@ pub(crate) struct RunArgs {
     /// An environment variable for the component. May be given several times.
     #[arg(long = "env", value_name = "K=V", value_parser = variable)]
     pub(crate) env: Vec<(String, String)>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) component: ComponentArgs,
     /// Arguments for the component.
     #[arg(last = true)]
     pub(crate) args: Vec<String>,

@@ -14,6 +14,32 @@ const KEYVALUE_INTERFACES: [&str; 3] = ["store", "atomics", "batch"];
 /// The packages of WASI 0.2 that a command may import, by wasmtime-wasi.
 const WASI: [&str; 6] = ["cli", "clocks", "filesystem", "io", "random", "sockets"];
 
+/// What a component is run as, which decides what it may import.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum World {
+    Command,
+}
+
+impl World {
+    fn wasi(self) -> &'static [&'static str] {
+        match self {
+            World::Command => &WASI,
+        }
+    }
+}
+
+/// The name under which a configuration knows the component.
+pub(crate) fn name(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// A trap as a terminal may show it: names in it are the component's, and could hold whatever moves a cursor.
+pub(crate) fn shown(error: &wasmtime::Error) -> String {
+    let escaped = |c: char| if c == '\n' { c.to_string() } else { c.escape_debug().to_string() };
+    let plain = |c: char| matches!(c, '\'' | '"' | '\\');
+    format!("{error:?}").chars().map(|c| if plain(c) { c.to_string() } else { escaped(c) }).collect()
+}
+
 /// Reads and compiles a component.
 pub(crate) fn load(engine: &Engine, path: &Path) -> Result<Component, Failure> {
     let shown = path.display();
@@ -39,9 +65,9 @@ pub(crate) fn load(engine: &Engine, path: &Path) -> Result<Component, Failure> {
 }
 
 /// Refuses a component that imports what is not served here, naming it and what is.
-pub(crate) fn check_imports(engine: &Engine, path: &Path, component: &Component) -> Result<(), Failure> {
+pub(crate) fn check_imports(engine: &Engine, path: &Path, component: &Component, world: World) -> Result<(), Failure> {
     let ty = component.component_type();
-    let unserved: Vec<String> = ty.imports(engine).filter_map(|(name, _)| unserved(name)).collect();
+    let unserved: Vec<String> = ty.imports(engine).filter_map(|(name, _)| unserved(name, world)).collect();
     if unserved.is_empty() {
         return Ok(());
     }
@@ -50,12 +76,12 @@ pub(crate) fn check_imports(engine: &Engine, path: &Path, component: &Component)
         path.display(),
         unserved.join("\n  "),
         KEYVALUE_INTERFACES.join(","),
-        WASI.join(","),
+        world.wasi().join(","),
     )))
 }
 
 /// What is wrong with one import; `None` if it is served.
-fn unserved(import: &str) -> Option<String> {
+fn unserved(import: &str, world: World) -> Option<String> {
     let (path, version) = import.split_once('@').unwrap_or((import, ""));
     let (package, interface) = path.split_once('/').unwrap_or((path, ""));
     match package.strip_prefix("wasi:") {
@@ -67,8 +93,8 @@ fn unserved(import: &str) -> Option<String> {
             Some(format!("{import}: expected version {KEYVALUE}, found {found}"))
         }
         Some("keyvalue") => None,
-        Some(name) if WASI.contains(&name) && version.starts_with("0.2.") => None,
-        Some(name) if WASI.contains(&name) => Some(format!("{import}: expected a version 0.2.x")),
+        Some(name) if world.wasi().contains(&name) && version.starts_with("0.2.") => None,
+        Some(name) if world.wasi().contains(&name) => Some(format!("{import}: expected a version 0.2.x")),
         _ => Some(import.to_owned()),
     }
 }
@@ -80,12 +106,23 @@ mod tests {
     #[test]
     fn imports_are_told_apart() {
         for served in ["wasi:keyvalue/store@0.2.0-draft2", "wasi:cli/environment@0.2.3", "wasi:io/streams@0.2.0"] {
-            assert_eq!(unserved(served), None);
+            assert_eq!(unserved(served, World::Command), None);
         }
-        assert!(unserved("wasi:keyvalue/store@0.2.0-draft").unwrap().contains("expected version 0.2.0-draft2"));
-        assert!(unserved("wasi:keyvalue/watcher@0.2.0-draft2").is_some());
-        assert!(unserved("wasi:cli/run@0.3.0").is_some());
-        assert!(unserved("wasi:http/types@0.2.0").is_some());
-        assert!(unserved("plain").is_some());
+        assert!(
+            unserved("wasi:keyvalue/store@0.2.0-draft", World::Command)
+                .unwrap()
+                .contains("expected version 0.2.0-draft2")
+        );
+        assert!(unserved("wasi:keyvalue/watcher@0.2.0-draft2", World::Command).is_some());
+        assert!(unserved("wasi:cli/run@0.3.0", World::Command).is_some());
+        assert!(unserved("wasi:http/types@0.2.0", World::Command).is_some());
+        assert!(unserved("plain", World::Command).is_some());
+    }
+
+    #[test]
+    fn what_a_component_names_its_functions_does_not_move_a_cursor() {
+        let error = wasmtime::Error::msg("wasm trap in it's `\x1b[2Jmain`\nat \u{202e}end");
+        let shown = shown(&error);
+        assert!(shown.contains("it's `\\u{1b}[2Jmain`\nat \\u{202e}end"), "{shown}");
     }
 }

@@ -19,9 +19,9 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let args = args::Args::parse();
-    start_log();
+    start_log(&args);
     let outcome = match args.command {
-        args::Command::Run(args) => run::run(args),
+        args::Command::Run(args) => run::run(&args),
         args::Command::Get { at, key } => keys::get(&at, &key),
         args::Command::Set { at, key, value } => keys::set(&at, &key, &value),
         args::Command::Delete { at, key } => keys::delete(&at, &key),
@@ -42,7 +42,12 @@ fn main() -> ExitCode {
 }
 
 /// What the library reports goes to standard error; standard output is the component's or the value's.
-fn start_log() {
-    let level = std::env::var("KVASI_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(tracing::Level::WARN);
-    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false).init();
+fn start_log(args: &args::Args) {
+    let of_environment = || std::env::var("KVASI_LOG").ok().and_then(|level| level.parse().ok());
+    let level = args.log_level.or_else(of_environment).unwrap_or(tracing::Level::WARN);
+    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false);
+    match args.log_format {
+        args::LogFormat::Text => log.init(),
+        args::LogFormat::Json => log.json().init(),
+    }
 }

@@ -3,7 +3,7 @@
 //! Flow: flags over the configuration -> stores opened -> component compiled and checked -> `wasi:cli/run` -> exit code.
 //! The component is looked at before the store is: a file that cannot run makes no store.
 
-use crate::args::RunArgs;
+use crate::args::{ComponentArgs, RunArgs};
 use crate::component;
 use crate::failure::Failure;
 use kvasi_wasmtime::config::{BucketConfig, Config};
@@ -36,12 +36,12 @@ impl WasiKeyValueView for Host {
     }
 }
 
-pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Failure> {
+pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let engine = engine()?;
-    let command = command(&engine, &args.component)?;
-    let name = args.component.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let opened = config(&args)?.open()?;
-    let host = Host { wasi: wasi(&args), keyvalue: opened.context(&name), table: ResourceTable::new() };
+    let command = command(&engine, &args.component.component)?;
+    let opened = config(&args.component)?.open()?;
+    let keyvalue = opened.context(&component::name(&args.component.component));
+    let host = Host { wasi: wasi(args), keyvalue, table: ResourceTable::new() };
     let code = call(&engine, &command, host)?;
     opened.sync().map_err(|error| Failure::new(format!("the store did not sync at the end: {error}")))?;
     Ok(code)
@@ -56,7 +56,7 @@ fn engine() -> Result<Engine, Failure> {
 
 fn command(engine: &Engine, path: &Path) -> Result<CommandPre<Host>, Failure> {
     let component = component::load(engine, path)?;
-    component::check_imports(engine, path, &component)?;
+    component::check_imports(engine, path, &component, component::World::Command)?;
     let mut linker = Linker::new(engine);
     let fail = |error: wasmtime::Error| Failure::new(format!("{} does not link: {error:#}", path.display()));
     wasmtime_wasi::p2::add_to_linker_sync(&mut linker).map_err(fail)?;
@@ -68,7 +68,7 @@ fn command(engine: &Engine, path: &Path) -> Result<CommandPre<Host>, Failure> {
 }
 
 /// The file, then the flags over it; the default bucket where no file says which buckets there are.
-fn config(args: &RunArgs) -> Result<Config, Failure> {
+pub(crate) fn config(args: &ComponentArgs) -> Result<Config, Failure> {
     let mut config = match &args.config {
         Some(path) => Config::read(path)?,
         None => Config::default(),
@@ -103,13 +103,15 @@ fn from_here(target: &Target) -> Result<Target, Failure> {
 /// directory and no network is.
 fn wasi(args: &RunArgs) -> WasiCtx {
     let mut wasi = WasiCtx::builder();
-    wasi.inherit_stdio().allow_blocking_current_thread(true).envs(&args.env);
-    wasi.arg(args.component.file_name().unwrap_or_default().to_string_lossy()).args(&args.args);
+    let ComponentArgs { component, env, .. } = &args.component;
+    wasi.inherit_stdio().allow_blocking_current_thread(true).envs(env);
+    wasi.arg(component.file_name().unwrap_or_default().to_string_lossy()).args(&args.args);
     wasi.build()
 }
 
 fn call(engine: &Engine, command: &CommandPre<Host>, host: Host) -> Result<ExitCode, Failure> {
     let mut store = Store::new(engine, host);
+    kvasi_wasmtime::limit_store(&mut store);
     let ended = command.instantiate(&mut store).and_then(|command| command.wasi_cli_run().call_run(&mut store));
     match ended {
         Ok(Ok(())) => Ok(ExitCode::SUCCESS),
@@ -118,7 +120,7 @@ fn call(engine: &Engine, command: &CommandPre<Host>, host: Host) -> Result<ExitC
             // The parent sees eight bits of it, as of any process.
             Some(I32Exit(code)) => Ok(ExitCode::from(u8::try_from(*code).unwrap_or(u8::MAX))),
             None => {
-                eprintln!("kvasi: the component trapped: {error:?}");
+                eprintln!("kvasi: the component trapped: {}", component::shown(&error));
                 Ok(ExitCode::from(TRAPPED))
             }
         },
