@@ -136,6 +136,8 @@ struct Loaded {
     extent: Extent,
     /// Offset of the first record read.
     read_from: u64,
+    /// Offset up to which records are to be read; `None` if they are, or need not be.
+    read_to: Option<u64>,
     /// Offset of the first record to be replayed; behind the end if there is none.
     replay_from: u64,
     notes: Option<Notes>,
@@ -148,6 +150,22 @@ impl Loaded {
 
     fn end(&self) -> u64 {
         self.header.base + self.extent.end
+    }
+
+    fn bytes_to_read(&self) -> u64 {
+        self.read_to.map_or(0, |to| to.saturating_sub(self.read_from))
+    }
+
+    /// Checks the records that [`load`] has left unread.
+    fn read(&mut self) -> Result<()> {
+        let Some(to) = self.read_to.take() else { return Ok(()) };
+        self.region.read_ahead(self.read_from, to);
+        let mut notes = self.notes.take();
+        let bytes = self.region.read(0..to).map_err(|e| self.unread(e))?;
+        let extent = replay::extent_from(&bytes, self.header.salt, self.read_from, notes.as_mut());
+        drop(bytes);
+        (self.extent, self.notes) = (extent, notes);
+        Ok(())
     }
 
     fn bytes(&self) -> Result<Cow<'_, [u8]>> {
@@ -232,8 +250,23 @@ fn load_all(
     for (&number, &entry) in &state.segments {
         segments.push(load(disk, number, entry, superblock.store, from, noting)?);
     }
+    let mut unread: Vec<&mut Loaded> = segments.iter_mut().filter(|s| s.read_to.is_some()).collect();
+    if unread.iter().map(|s| s.bytes_to_read()).sum::<u64>() < SHARED_BYTES {
+        unread.iter_mut().try_for_each(|segment| segment.read())?;
+    } else {
+        let (mut ours, mut others) = (Vec::new(), Vec::new());
+        for (i, segment) in unread.into_iter().enumerate() {
+            if i % 2 == 0 { ours.push(segment) } else { others.push(segment) }
+        }
+        let read = |mut segments: Vec<&mut Loaded>| segments.iter_mut().try_for_each(|segment| segment.read());
+        let (others, ours) = io::both(|| read(others), || read(ours));
+        others.and(ours)?;
+    }
     Ok(segments)
 }
+
+/// Bytes of log from which on a second thread helps to read them.
+const SHARED_BYTES: u64 = if cfg!(feature = "testing") { 8 << 10 } else { 2 << 20 };
 
 /// Whether the log is all that the checkpoint points at.
 fn fits(checkpoint: &Checkpoint, segments: &[Loaded], kept: usize) -> bool {
@@ -297,8 +330,9 @@ fn remove_orphans(disk: &Arc<dyn Disk>, manifest: &Manifest) {
     }
 }
 
-/// Opens a segment and checks its records from log position `from` on, and all of them if it is not known where they end.
-/// Takes down those from there on if `noting`.
+/// Opens a segment whose records are to be checked from log position `from` on, and all of them if it is not known where they
+/// end; those from there on are to be taken down if `noting`. [`Loaded::read`] does it, any number of them at once; where the file
+/// is not mapped it is done here, so that the calls of the disk come in one order.
 fn load(disk: &dyn Disk, number: u64, entry: Entry, store: u64, from: u64, noting: Option<u64>) -> Result<Loaded> {
     let name = segment::file_name(number);
     let failed = |e| Error::io(format_args!("cannot read {name}"), e);
@@ -333,6 +367,7 @@ fn load(disk: &dyn Disk, number: u64, entry: Entry, store: u64, from: u64, notin
         link,
         extent: Extent::unread(HEADER_BYTES),
         read_from: HEADER_BYTES,
+        read_to: None,
         replay_from,
         notes: None,
     };
@@ -349,12 +384,10 @@ fn load(disk: &dyn Disk, number: u64, entry: Entry, store: u64, from: u64, notin
         loaded.read_from = replay_from;
         loaded.notes = noting.map(Notes::new);
     }
-    loaded.region.read_ahead(loaded.read_from, end);
-    let mut notes = loaded.notes.take();
-    let bytes = loaded.region.read(0..end).map_err(|e| loaded.unread(e))?;
-    let extent = replay::extent_from(&bytes, header.salt, loaded.read_from, notes.as_mut());
-    drop(bytes);
-    (loaded.extent, loaded.notes) = (extent, notes);
+    loaded.read_to = Some(end);
+    if !loaded.region.is_mapped() {
+        loaded.read()?;
+    }
     Ok(loaded)
 }
 
@@ -480,7 +513,8 @@ fn resume(
         let header = Header { capacity: s.header.capacity, ..s.header };
         log::put_in_slots(&mut slots, &Arc::new(log::ghost(header, a.first_slot)?));
     }
-    let known_durable = state.checkpoint.map_or(0, |checkpoint| checkpoint.end);
+    let marked = loaded.iter().map(|s| s.extent.mark).max().unwrap_or(0);
+    let known_durable = state.checkpoint.map_or(0, |checkpoint| checkpoint.end).max(marked);
     let mut tails = Vec::new();
     let mut segments = Vec::new();
     let mut active = None;

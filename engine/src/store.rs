@@ -16,9 +16,9 @@ use crate::commit::Commits;
 use crate::directory::Directory;
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::KeyIndex;
-use crate::io::Disk;
 use crate::io::disk::RealDisk;
 use crate::io::memory::MemoryDisk;
+use crate::io::{self, Disk};
 use crate::log::Log;
 use crate::options::{Durability, Options};
 use crate::recovery::{self, OpenReport};
@@ -104,15 +104,22 @@ impl Store {
         };
         let least = options.checkpoint_bytes_min;
         let commits = Arc::new(Commits::new(log, directory, index, recovered.hash_seed, read_only, least));
-        let records_replayed = take_up(&commits, recovered.tails, buckets.as_ref())?;
+        // What the open shows is decided for good, also for those who were told that a commit is indeterminate: what a dead process
+        // left in the system's cache must not vanish with the next power cut. The disk has that while the processors replay it.
+        let settle = || {
+            while !read_only && commits.log.has_unsynced() {
+                commits.sync_closed()?;
+            }
+            Ok(0)
+        };
+        let take_up = || take_up(&commits, recovered.tails, buckets.as_ref());
+        // Replaying does not call the disk where files are mapped.
+        let at_once = commits.log.has_unsynced() && commits.log.disk().unmapped().is_none();
+        let (settled, records_replayed) = if at_once { io::both(settle, take_up) } else { (settle(), take_up()) };
+        let records_replayed = settled.and(records_replayed)?;
         let (live, known) = commits.catalogue.ids();
         commits.index.buckets.take_up(live, known, commits.log.end(&epoch::pin()));
         let bell = Arc::<Bell>::default();
-        while !read_only && commits.log.has_unsynced() {
-            // What the open shows is decided for good, also for those who were told that a commit is indeterminate: what
-            // a dead process left in the system's cache must not vanish with the next power cut.
-            commits.sync_closed()?;
-        }
         // There may be segments to seal, runs to make and to merge.
         bell.ring();
         Ok(Store(Arc::new(Inner {
