@@ -136,9 +136,11 @@ impl Bucket {
 
     #[inline]
     fn begin_set(&self, key: &[u8], value: &[u8], expires: Option<u64>) -> Result<Told<Version>> {
+        self.entry.check()?;
+        check_key(key)?;
         check_value(value)?;
-        self.write(key, |_| Ok(Decision::Write(Record { expires, ..Record::set(self.entry.id, key, value) })))
-            .map(|told| told.map(Outcome::written))
+        let record = Record { expires, ..Record::set(self.entry.id, key, value) };
+        self.store.0.commits.set(record, self.durability)
     }
 
     /// Deletes a key; `false` if it had no value, and then nothing is written.

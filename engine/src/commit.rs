@@ -11,7 +11,6 @@
 //! Lock order: shard locks (by number), then the group's, then the log's. The leader holds none while it syncs.
 
 use std::collections::{HashMap, VecDeque};
-use std::convert::Infallible;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
@@ -24,7 +23,7 @@ use crate::catalogue::Catalogue;
 use crate::directory::{Directory, PendingWrite, Place, ShardGuard, ShardGuards};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::KeyIndex;
-use crate::log::record::{Kind, Purpose, Record};
+use crate::log::record::{Kind, Prepared, Purpose, Record};
 use crate::log::replay::Parsed;
 use crate::log::{Appended, Found, Log, Space};
 use crate::options::{BATCH_BYTES_MAX, Durability, KEY_BYTES_MAX, VALUE_BYTES_MAX};
@@ -90,16 +89,6 @@ pub(crate) enum Decision<'a, T> {
 pub(crate) enum Outcome<T> {
     Kept(T),
     Written(u64),
-}
-
-impl Outcome<Infallible> {
-    /// The version of a write that is always made.
-    pub(crate) fn written(self) -> Version {
-        match self {
-            Outcome::Written(version) => Version(version),
-            Outcome::Kept(never) => match never {},
-        }
-    }
 }
 
 /// A result and the log position up to which the log must be durable before it may be told.
@@ -237,6 +226,12 @@ impl Commits {
         self.directory.prefetch(hashes, guard, |place| self.log.prefetch(place, guard));
     }
 
+    /// As [`Commits::prefetch`] of one key, whose line is at hand already.
+    #[inline]
+    fn prefetch_records(&self, hash: u64, guard: &Guard) {
+        self.directory.candidates(hash, guard, |place| self.log.prefetch(place, guard));
+    }
+
     /// Whether the record at `place` is of this key; keeps it in `found` if so.
     #[inline]
     pub(crate) fn is_key<'g>(
@@ -313,12 +308,37 @@ impl Commits {
         record.mark = self.log.take_mark();
         // Behind commits that are not visible yet, every write of the shard waits its turn.
         if durability.waits_for_disk() || overtakes {
-            let appended = self.append_pending(hash, &record, guard, &mut shard)?;
+            let appended = self.append_pending(hash, &record, &record.prepare(), guard, &mut shard)?;
             return Ok(Told { value: Outcome::Written(appended.position), after: appended.end });
         }
         let appended = self.append(&record, guard)?;
         self.point(&mut shard, hash, record.kind, old, appended.place, found.as_ref(), guard)?;
         Ok(Told { value: Outcome::Written(appended.position), after: 0 })
+    }
+
+    /// Sets one key, whatever it holds; its version. The line of the directory and the record that is replaced are asked for
+    /// before the new one is summed up and written, and arrive meanwhile.
+    #[inline]
+    pub(crate) fn set(&self, record: Record<'_>, durability: Durability) -> Result<Told<Version>> {
+        self.check_writable()?;
+        let hash = self.hash(record.bucket, record.key);
+        let guard = &epoch::pin();
+        self.directory.fetch(hash, guard);
+        let record = Record { mark: self.log.take_mark(), ..record };
+        let prepared = record.prepare();
+        let mut shard = self.directory.lock(hash);
+        // Behind commits that are not visible yet, every write of the shard waits its turn.
+        if durability.waits_for_disk() || !shard.pending.is_empty() {
+            let appended = self.append_pending(hash, &record, &prepared, guard, &mut shard)?;
+            return Ok(Told { value: Version(appended.position), after: appended.end });
+        }
+        self.prefetch_records(hash, guard);
+        let appended = self.append_prepared(&record, &prepared, guard)?;
+        let mut found = None;
+        let old = shard
+            .find(hash, guard, |place| self.is_key_to_replace(place, record.bucket, record.key, guard, &mut found))?;
+        self.point(&mut shard, hash, Kind::Set, old, appended.place, found.as_ref(), guard)?;
+        Ok(Told { value: Version(appended.position), after: 0 })
     }
 
     /// Space in the log. A failure to make some, other than for want of it on the disk, leaves the state of the disk unknown.
@@ -342,11 +362,15 @@ impl Commits {
 
     #[inline]
     pub(crate) fn append(&self, record: &Record<'_>, guard: &Guard) -> Result<Appended> {
-        let prepared = record.prepare();
+        self.append_prepared(record, &record.prepare(), guard)
+    }
+
+    #[inline]
+    fn append_prepared(&self, record: &Record<'_>, prepared: &Prepared<'_>, guard: &Guard) -> Result<Appended> {
         let bytes = prepared.bytes();
         let mut space = self.reserve(bytes, record.purpose(), guard)?;
         let appended = space.appended(0, bytes);
-        space.fill(0, &prepared);
+        space.fill(0, prepared);
         space.segment.count(record.kind, bytes);
         self.publish(space)?;
         Ok(appended)
@@ -358,10 +382,10 @@ impl Commits {
         &self,
         hash: u64,
         record: &Record<'_>,
+        prepared: &Prepared<'_>,
         guard: &Guard,
         shard: &mut ShardGuard<'_>,
     ) -> Result<Appended> {
-        let prepared = record.prepare();
         let bytes = prepared.bytes();
         let mut group = self.group.lock();
         let mut space = self.reserve(bytes, record.purpose(), guard)?;
@@ -371,7 +395,7 @@ impl Commits {
         group.queue.push_back(Queued { start, end, writes: Writes::One(write) });
         drop(group);
         shard.pending.push(write);
-        space.fill(0, &prepared);
+        space.fill(0, prepared);
         space.segment.count(record.kind, bytes);
         self.publish(space)?;
         Ok(appended)

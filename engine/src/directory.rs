@@ -270,10 +270,12 @@ impl Part {
         (home_bits as usize * self.lines.len()) >> HOME_BITS
     }
 
-    /// The place among those with this tag that `is_it` recognises.
+    /// The place among those with this tag that `is_it` recognises. One that it fails at may be of any key, also of one that was
+    /// written again since: it counts only where nothing else is found.
     #[inline]
     fn find(&self, tag: u64, mut is_it: impl FnMut(Place) -> Result<bool>) -> Result<Option<Place>> {
         let mut at = self.home(tag);
+        let mut failed = None;
         for _ in 0..self.lines.len() {
             let mut ends = false;
             for word in &self.lines[at].0 {
@@ -281,8 +283,10 @@ impl Part {
                 ends |= word == 0;
                 if word & !PLACE_MASK == tag && word & PLACE_MASK > REMOVED {
                     let place = Place(word & PLACE_MASK);
-                    if is_it(place)? {
-                        return Ok(Some(place));
+                    match is_it(place) {
+                        Ok(true) => return Ok(Some(place)),
+                        Ok(false) => {}
+                        Err(e) => failed = failed.or(Some(e)),
                     }
                 }
             }
@@ -291,7 +295,7 @@ impl Part {
             }
             at = if at + 1 == self.lines.len() { 0 } else { at + 1 };
         }
-        Ok(None)
+        failed.map_or(Ok(None), Err)
     }
 
     /// The word that says this, in the order in which a probe meets it.
@@ -471,19 +475,23 @@ impl Directory {
         mut ask: impl FnMut(Place),
     ) {
         for hash in hashes.clone() {
-            let table = self.shard(hash).table.load(guard);
-            let part = &table.parts[table.index(hash)];
-            prefetch(&part.lines[part.home(part.tag(hash))]);
+            self.fetch(hash, guard);
         }
         for hash in hashes {
-            let table = self.shard(hash).table.load(guard);
-            let part = &table.parts[table.index(hash)];
-            let tag = part.tag(hash);
-            for word in &part.lines[part.home(tag)].0 {
-                let word = word.load(Ordering::Relaxed);
-                if word & !PLACE_MASK == tag && word & PLACE_MASK > REMOVED {
-                    ask(Place(word & PLACE_MASK));
-                }
+            self.candidates(hash, guard, &mut ask);
+        }
+    }
+
+    /// Hands every place that the home line of this key holds for it to `ask`.
+    #[inline]
+    pub(crate) fn candidates(&self, hash: u64, guard: &Guard, mut ask: impl FnMut(Place)) {
+        let table = self.shard(hash).table.load(guard);
+        let part = &table.parts[table.index(hash)];
+        let tag = part.tag(hash);
+        for word in &part.lines[part.home(tag)].0 {
+            let word = word.load(Ordering::Relaxed);
+            if word & !PLACE_MASK == tag && word & PLACE_MASK > REMOVED {
+                ask(Place(word & PLACE_MASK));
             }
         }
     }

@@ -275,3 +275,39 @@ fn a_value_larger_than_a_segment_gets_one_of_its_own() {
     assert_eq!(&*store.bucket("b").unwrap().get(b"large").unwrap().unwrap(), &large[..]);
     assert_eq!(&*store.bucket("b").unwrap().get(b"small").unwrap().unwrap(), b"s");
 }
+
+#[test]
+fn a_key_whose_record_is_beyond_reading_can_be_written_again() {
+    let dir = Dir::new();
+    let store = Store::open(dir.path(), options()).unwrap();
+    let bucket = store.bucket("b").unwrap();
+    for i in 0..2000u32 {
+        bucket.set(format!("key {i:04}").as_bytes(), &[i as u8; 500]).unwrap();
+    }
+    drop(bucket);
+    // A checkpoint is made, so that the log is not read when the store is opened.
+    store.close().unwrap();
+    let path = logs(&dir.path()).into_iter().find(|path| find(path, b"key 0005").is_some()).unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    // Before the key: the flags, bucket, length of the key, two bytes of that of the value.
+    let flags = find(&path, b"key 0005").unwrap() - 5;
+    bytes[flags] = 0xff;
+    fs::write(&path, &bytes).unwrap();
+
+    let store = Store::open(dir.path(), options()).unwrap();
+    assert!(store.report().checkpoint);
+    let bucket = store.bucket("b").unwrap();
+    assert_eq!(bucket.get(b"key 0005").unwrap_err().kind(), ErrorKind::Corrupt);
+    bucket.set(b"key 0005", b"again").unwrap();
+    bucket.set_many(&[(b"key 0005", b"anew!")]).unwrap();
+    assert_eq!(bucket.get(b"key 0005").unwrap().unwrap()[..], *b"anew!");
+    assert!(bucket.exists(b"key 0006").unwrap());
+    drop(bucket);
+    store.close().unwrap();
+    let store = Store::open(dir.path(), options()).unwrap();
+    assert_eq!(store.bucket("b").unwrap().get(b"key 0005").unwrap().unwrap()[..], *b"anew!");
+}
+
+fn find(path: &Path, what: &[u8]) -> Option<usize> {
+    fs::read(path).unwrap().windows(what.len()).position(|bytes| bytes == what)
+}
