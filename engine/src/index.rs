@@ -27,11 +27,11 @@ use parking_lot::Mutex;
 use crate::commit::Commits;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::Log;
-use crate::log::record::{Kind, Record};
-use crate::merge::{Failed, Merge, Source, compare};
-use crate::run::format::{Entry, Header, file_name, stamp};
+use crate::merge::{Failed, Merge, Source};
+use crate::run::format::{Entry, Header, file_name};
 use crate::run::{Cursor, Damaged, Run, Writer};
 use crate::segment::{HEADER_BYTES, Segment};
+use crate::stretch;
 use crate::tail::Tail;
 
 /// Bytes of log in the skiplist from which on they are sorted instead: some thousand keys.
@@ -231,8 +231,8 @@ impl State {
                     push_sorted(&mut sorted, Arc::new(run), log.store())?;
                     at = next;
                 } else {
-                    let (record, bytes) = record(&segment, at, guard)?;
-                    if let Some(entry) = entry_of(&segment, at, &record) {
+                    let (record, bytes) = stretch::record(&segment, at, guard)?;
+                    if let Some(entry) = stretch::entry_of(&segment, at, &record) {
                         self.tail.add(&entry);
                     }
                     at += bytes;
@@ -277,41 +277,11 @@ fn merge_in_memory(runs: &[Arc<Run>; 2], store: u64) -> Result<Run, Damaged> {
 /// The records of a segment from `from` on, at least up to `limit`, as a run in memory; and where the next record is.
 pub(crate) fn sort(segment: &Segment, from: u64, limit: u64, store: u64) -> Result<(Run, u64)> {
     let guard = &epoch::pin();
-    let mut entries = Vec::new();
-    let mut at = from;
-    while at < limit {
-        let (record, bytes) = record(segment, at, guard)?;
-        entries.extend(entry_of(segment, at, &record));
-        at += bytes;
-    }
-    entries.sort_unstable_by(|a, b| {
-        a.bucket.cmp(&b.bucket).then_with(|| compare(a.key, b.key)).then_with(|| b.stamp.cmp(&a.stamp))
-    });
-    entries.dedup_by(|next, kept| (next.bucket, next.key) == (kept.bucket, kept.key));
+    let (entries, at) = stretch::sorted(segment, from, limit, guard)?;
     let mut writer = in_memory_writer(segment.position(from), segment.position(at), store);
-    let written = entries.iter().try_for_each(|entry| add(&mut writer, entry));
+    let written = entries.iter().try_for_each(|(entry, _)| add(&mut writer, entry));
     let run = written.and_then(|()| finish(writer, store)).map_err(in_memory)?;
     Ok((run, at))
-}
-
-fn record<'g>(segment: &'g Segment, at: u64, guard: &'g Guard) -> Result<(Record<'g>, u64)> {
-    segment.record(at, false, guard).map_err(|defect| segment.no_record(at, defect))
-}
-
-/// What a record at `offset` says of its key.
-fn entry_of<'a>(segment: &Segment, offset: u64, record: &Record<'a>) -> Option<Entry<'a>> {
-    let deleted = match record.kind {
-        Kind::Set => false,
-        Kind::Delete => true,
-        Kind::Batch => return None,
-    };
-    let version = record.moved.unwrap_or_else(|| segment.position(offset));
-    Some(Entry {
-        bucket: record.bucket,
-        key: record.key,
-        stamp: stamp(version, deleted, record.expires),
-        expires: record.expires.unwrap_or(0),
-    })
 }
 
 fn in_memory_writer(from: u64, to: u64, store: u64) -> Writer {

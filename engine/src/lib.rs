@@ -47,6 +47,7 @@ mod seal;
 mod segment;
 mod stats;
 mod store;
+mod stretch;
 mod sweep;
 mod tail;
 mod take_up;

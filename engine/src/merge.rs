@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::io::unknown_state;
 use crate::run::format::{self, DELETED, Entry, Header, KIND, SET_WITH_EXPIRY};
 use crate::run::{Cursor, Damaged, Run, Writer};
+use crate::stretch::StretchCursor;
 use crate::tail::TailCursor;
 
 /// Bytes of runs read in one step: how long other background work may have to wait.
@@ -78,10 +79,27 @@ pub(crate) fn compare(a: &[u8], b: &[u8]) -> Ordering {
     a.cmp(b)
 }
 
+/// How many bytes two keys begin with in common, at most `most`.
+#[inline]
+pub(crate) fn common_bytes(a: &[u8], b: &[u8], most: usize) -> usize {
+    let most = most.min(a.len()).min(b.len());
+    let (a, b) = (&a[..most], &b[..most]);
+    let mut same = 0;
+    for (x, y) in a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0) {
+        let differs = u64::from_le_bytes(*x) ^ u64::from_le_bytes(*y);
+        if differs != 0 {
+            return same + differs.trailing_zeros() as usize / 8;
+        }
+        same += 8;
+    }
+    same + a[same..].iter().zip(&b[same..]).take_while(|(x, y)| x == y).count()
+}
+
 /// One of the things merged.
 pub(crate) enum Source<'t> {
     Run(Cursor),
     Tail(TailCursor<'t>),
+    Log(StretchCursor),
 }
 
 impl Source<'_> {
@@ -90,6 +108,7 @@ impl Source<'_> {
         match self {
             Source::Run(cursor) => cursor.entry(),
             Source::Tail(cursor) => cursor.entry(),
+            Source::Log(cursor) => cursor.entry(),
         }
     }
 
@@ -98,6 +117,7 @@ impl Source<'_> {
         match self {
             Source::Run(cursor) => (cursor.bucket(), cursor.key()),
             Source::Tail(cursor) => (cursor.entry().bucket, cursor.entry().key),
+            Source::Log(cursor) => (cursor.bucket(), cursor.key()),
         }
     }
 
@@ -112,6 +132,7 @@ impl Source<'_> {
         match self {
             Source::Run(cursor) => cursor.next(),
             Source::Tail(cursor) => Ok(cursor.next()),
+            Source::Log(cursor) => cursor.next(),
         }
     }
 
@@ -229,12 +250,8 @@ pub(crate) struct Merging {
 }
 
 impl Merging {
-    /// Into a new run file that covers the positions [from, to).
-    pub(crate) fn new(commits: &Commits, inputs: &[Arc<Run>], from: u64, to: u64) -> Result<Merging, Failed> {
-        let mut sources = Vec::new();
-        for run in inputs {
-            sources.extend(Cursor::first(run)?.map(Source::Run));
-        }
+    /// Of `sources`, at their beginnings, into a new run file that covers the positions [from, to).
+    pub(crate) fn new(commits: &Commits, sources: Vec<Source<'static>>, from: u64, to: u64) -> Result<Merging, Failed> {
         let (number, file) = loop {
             let number = commits.index.take_number();
             match commits.log.disk().create(&format::file_name(number)) {
@@ -335,7 +352,11 @@ impl Merger {
                 let Some(picked) = pick(&sizes).or_else(all) else { return Ok(false) };
                 let inputs = &runs[picked];
                 let (from, to) = (inputs[0].header.from, inputs[inputs.len() - 1].header.to);
-                Merging::new(commits, inputs, from, to)?
+                let mut sources = Vec::new();
+                for run in inputs {
+                    sources.extend(Cursor::first(run)?.map(Source::Run));
+                }
+                Merging::new(commits, sources, from, to)?
             }
         };
         if merging.step(commits)? {
@@ -379,7 +400,12 @@ mod tests {
             }
         }
         for a in &keys {
-            keys.iter().for_each(|b| assert_eq!(compare(a, b), a.cmp(b), "{a:?} {b:?}"));
+            for b in &keys {
+                assert_eq!(compare(a, b), a.cmp(b), "{a:?} {b:?}");
+                let common = a.iter().zip(b).take_while(|(a, b)| a == b).count();
+                assert_eq!(common_bytes(a, b, usize::MAX), common, "{a:?} {b:?}");
+                assert_eq!(common_bytes(a, b, 9), common.min(9), "{a:?} {b:?}");
+            }
         }
     }
 

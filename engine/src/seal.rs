@@ -1,29 +1,32 @@
 //! Sealed segments become key runs. Flow: `worker` -> here -> `run`, `index`; one segment after another, oldest first.
 //!
-//! A step sorts the keys of a stretch of the segment into a run in memory; when all of it is, those are merged into one
-//! file. Sorting behind the writers costs a fraction of what as many skiplist inserts would, and none of it in a call.
+//! A step sorts the keys of a stretch of the segment; when all stretches are, they are merged into one file. Sorting behind the
+//! writers costs a fraction of what as many skiplist inserts would, and none of it in a call.
 //!
-//! The run covers the positions from where the one before ended to the end of the segment's space. A segment that
-//! has no run yet is not cleaned: its tombstones are known nowhere else (see `clean`).
+//! The run covers the positions from where the one before ended to the end of the segment's space. Segments wait for it as long as
+//! others write and there are few of them: what is cleaned before need not be sorted, and a run that is made late is large, and
+//! merged less often.
 
 use std::sync::Arc;
 
 use crossbeam_epoch as epoch;
 
 use crate::commit::Commits;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::index;
-use crate::merge::{Failed, Merging};
-use crate::run::Run;
+use crate::merge::{Failed, Merging, Source};
+use crate::run::Cursor;
 use crate::segment::{HEADER_BYTES, Segment};
+use crate::stretch::Stretch;
 
 /// Log read in one step: some ten milliseconds, and few enough stretches to be merged in one go.
 const STEP_BYTES: u64 = 4 << 20;
 
 /// Log that goes into one run, unless it is one segment that is longer.
-const RUN_BYTES_MAX: u64 = 64 << 20;
-/// While others write, so small a part of the log is enough for a run.
-const LOG_PER_RUN: u64 = 6;
+const RUN_BYTES_MAX: u64 = 128 << 20;
+/// Log that may be without a run while others write: what a first listing has to sort, some hundred milliseconds. What is
+/// cleaned before that never needs to be sorted.
+const LAG_BYTES_MAX: u64 = 256 << 20;
 
 /// Makes runs of sealed segments.
 #[derive(Default)]
@@ -39,7 +42,7 @@ struct Sealing {
     to: u64,
     /// How far the next one was read, and what came of all.
     read: u64,
-    sorted: Vec<Arc<Run>>,
+    sorted: Vec<Source<'static>>,
     merging: Option<Merging>,
 }
 
@@ -58,13 +61,13 @@ impl Sealer {
             let end = segment.region.published();
             if at.read < end {
                 let store = commits.log.store();
-                let sorted = index::sort(segment, at.read, end.min(at.read + STEP_BYTES), store);
                 // Reading that fails is no reason to take no more writes; runs are given up as if the log were damaged.
-                let (run, read) = sorted.map_err(|e| match e.kind() {
+                let unread = |e: Error| match e.kind() {
                     ErrorKind::Io => e.with_kind(ErrorKind::Corrupt, "no key run of what cannot be read"),
                     _ => e,
-                })?;
-                at.sorted.push(Arc::new(run));
+                };
+                let (source, read) = sort(segment, at.read, end.min(at.read + STEP_BYTES), store).map_err(unread)?;
+                at.sorted.extend(source);
                 at.read = read;
             }
             if at.read >= end {
@@ -77,7 +80,7 @@ impl Sealer {
                 return Ok(true);
             }
         } else {
-            at.merging = Some(Merging::new(commits, &at.sorted, at.from, at.to)?);
+            at.merging = Some(Merging::new(commits, std::mem::take(&mut at.sorted), at.from, at.to)?);
         }
         self.at = Some(at);
         Ok(true)
@@ -89,28 +92,38 @@ impl Sealer {
     }
 }
 
-/// The oldest segments that no run covers, as far as they are sealed, if they are enough for a run: a small one is soon
-/// merged, which is written again.
+/// The records of a segment from `from` on, at least up to `limit`, in order of their keys; and where the next record is.
+fn sort(segment: &Arc<Segment>, from: u64, limit: u64, store: u64) -> Result<(Option<Source<'static>>, u64)> {
+    if segment.region.is_mapped() {
+        let (stretch, read) = Stretch::new(segment, from, limit)?;
+        return Ok((stretch.first()?.map(Source::Log), read));
+    }
+    // Read in order once, and not by call for each key.
+    let (run, read) = index::sort(segment, from, limit, store)?;
+    let cursor = Cursor::first(&Arc::new(run)).map_err(index::in_memory)?;
+    Ok((cursor.map(Source::Run), read))
+}
+
+/// The oldest segments that no run covers, as far as they are sealed, if it is time for a run: when nobody writes, or when
+/// there are many.
 fn next(commits: &Commits, quiet: bool) -> Option<Sealing> {
     let covered = commits.index.covered();
     let guard = &epoch::pin();
-    let all = commits.log.segments(guard);
-    let sealed = commits.log.sealed(guard);
-    let log_bytes: u64 = all.iter().map(|s| s.region.published()).sum();
-    let mut segments = Vec::new();
-    let mut bytes = 0;
-    for segment in all.into_iter().filter(|s| s.header.base >= covered) {
-        let more = segment.region.published();
-        let is_sealed = sealed.iter().any(|s| Arc::ptr_eq(s, &segment));
-        if !is_sealed || !segments.is_empty() && bytes + more > RUN_BYTES_MAX {
-            break;
-        }
-        bytes += more;
-        segments.push(segment);
+    let mut segments = commits.log.sealed(guard);
+    let open = commits.log.segments(guard).into_iter().find(|s| !segments.iter().any(|sealed| Arc::ptr_eq(s, sealed)));
+    segments.retain(|s| s.header.base >= covered && open.as_ref().is_none_or(|open| s.header.base < open.header.base));
+    if !quiet && segments.iter().map(|s| s.region.published()).sum::<u64>() < LAG_BYTES_MAX {
+        return None;
     }
+    let mut bytes = 0;
+    let fits = |s: &&Arc<Segment>| {
+        bytes += s.region.published();
+        bytes <= RUN_BYTES_MAX
+    };
+    let fitting = segments.iter().take_while(fits).count().max(1);
+    segments.truncate(fitting);
     let last = segments.last()?;
     let to = last.header.base + last.header.capacity;
     segments.reverse();
-    let enough = quiet || bytes >= log_bytes / LOG_PER_RUN || bytes > RUN_BYTES_MAX / 2;
-    enough.then_some(Sealing { segments, from: covered, to, read: HEADER_BYTES, sorted: Vec::new(), merging: None })
+    Some(Sealing { segments, from: covered, to, read: HEADER_BYTES, sorted: Vec::new(), merging: None })
 }

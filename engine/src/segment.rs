@@ -32,7 +32,7 @@ use crate::checksum::Seed;
 use crate::codec::Reader;
 use crate::directory::Cell;
 use crate::error::Error;
-use crate::io::map::Region;
+use crate::io::map::{Apart, Region};
 use crate::io::{File, cut, write_full};
 use crate::log::record::{Defect, HEAD_BYTES_MAX, Kind, Record};
 
@@ -117,12 +117,11 @@ pub(crate) struct Segment {
     pub(crate) first_slot: u32,
     pub(crate) file: Arc<dyn File>,
     pub(crate) region: Arc<Region>,
-    /// Bytes of records that the directory points at.
-    live_bytes: AtomicU64,
-    /// Bytes of tombstones.
-    tombstone_bytes: AtomicU64,
+    counts: Apart<LiveCounts>,
     /// From this offset on to be written again before the next sync; `u64::MAX` for nothing.
     rewrite_from: AtomicU64,
+    /// Before this offset, a multiple of a page, the file was written back since the segment was closed.
+    written_back: AtomicU64,
     /// Records before this offset were not checked since the store was opened: each is when it is read.
     unchecked: AtomicU64,
     /// A record was found that is not the one that was written.
@@ -133,6 +132,15 @@ pub(crate) struct Segment {
     view: Cell<Bytes>,
 }
 
+/// What of a segment is still needed. Every overwrite changes it, while the rest of a segment is read by everybody.
+#[derive(Default)]
+struct LiveCounts {
+    /// Bytes of records that the directory points at.
+    live: AtomicU64,
+    /// Bytes of tombstones.
+    tombstones: AtomicU64,
+}
+
 impl Segment {
     pub(crate) fn new(header: Header, first_slot: u32, file: Arc<dyn File>, region: Region) -> Segment {
         Segment {
@@ -140,9 +148,9 @@ impl Segment {
             first_slot,
             file,
             region: Arc::new(region),
-            live_bytes: AtomicU64::new(0),
-            tombstone_bytes: AtomicU64::new(0),
+            counts: Apart::default(),
             rewrite_from: AtomicU64::new(u64::MAX),
+            written_back: AtomicU64::new(0),
             unchecked: AtomicU64::new(0),
             damaged: AtomicBool::new(false),
             approximate: AtomicBool::new(false),
@@ -317,32 +325,32 @@ impl Segment {
     pub(crate) fn live_bytes(&self) -> u64 {
         // Below zero for a moment where a record dies before it is counted, and for longer where a checkpoint, which says what
         // was about the time when it was made, says too little.
-        self.live_bytes.load(Ordering::Relaxed).cast_signed().max(0).cast_unsigned()
+        self.counts.live.load(Ordering::Relaxed).cast_signed().max(0).cast_unsigned()
     }
 
     pub(crate) fn tombstone_bytes(&self) -> u64 {
-        self.tombstone_bytes.load(Ordering::Relaxed)
+        self.counts.tombstones.load(Ordering::Relaxed)
     }
 
     /// Counts a record that was written here.
     #[inline]
     pub(crate) fn count(&self, kind: Kind, bytes: u64) {
         match kind {
-            Kind::Set => self.live_bytes.fetch_add(bytes, Ordering::Relaxed),
-            Kind::Delete => self.tombstone_bytes.fetch_add(bytes, Ordering::Relaxed),
+            Kind::Set => self.counts.live.fetch_add(bytes, Ordering::Relaxed),
+            Kind::Delete => self.counts.tombstones.fetch_add(bytes, Ordering::Relaxed),
             Kind::Batch => 0,
         };
     }
 
     #[inline]
     pub(crate) fn sub_live(&self, bytes: u64) {
-        self.live_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.counts.live.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Takes up what a checkpoint says of the segment.
     pub(crate) fn take_up_counts(&self, live: u64, tombstones: u64) {
-        self.live_bytes.store(live, Ordering::Relaxed);
-        self.tombstone_bytes.store(tombstones, Ordering::Relaxed);
+        self.counts.live.store(live, Ordering::Relaxed);
+        self.counts.tombstones.store(tombstones, Ordering::Relaxed);
         self.approximate.store(true, Ordering::Relaxed);
     }
 
@@ -369,6 +377,18 @@ impl Segment {
         Ok(self.position(end))
     }
 
+    /// Has the next `bytes` bytes of a segment that takes no more written to the disk; whether that was all but the last of
+    /// them, which [`Segment::sync_closed`] has to see to.
+    pub(crate) fn sync_some(&self, bytes: u64) -> io::Result<bool> {
+        let (from, end) = (self.written_back.load(Ordering::Relaxed), self.region.published());
+        if from + bytes >= end || self.is_to_be_rewritten() || !self.region.is_mapped() {
+            return Ok(true);
+        }
+        self.region.write_back(from..from + bytes)?;
+        self.written_back.store(from + bytes, Ordering::Relaxed);
+        Ok(false)
+    }
+
     /// As [`Segment::sync`] of all there is, for a segment that takes no more; the space behind the last record is given
     /// back. Where a mapped file cannot be cut (Windows) it stays; that is only space.
     pub(crate) fn sync_closed(&self) -> io::Result<u64> {
@@ -379,7 +399,7 @@ impl Segment {
         if self.is_to_be_rewritten() {
             return self.sync_again();
         }
-        self.region.sync_closed(&*self.file)?;
+        self.region.sync_closed(&*self.file, self.written_back.load(Ordering::Relaxed).min(end))?;
         Ok(self.position(end))
     }
 

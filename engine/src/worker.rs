@@ -3,6 +3,7 @@
 //! The jobs themselves are steps that anybody may run ([`Jobs::round`]); the thread is only what runs them in production. A job
 //! that fails for want of space is tried again later; any other failure poisons the store, and so does a panic.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -25,6 +26,11 @@ use crate::sweep::Sweeper;
 const RETRY: Duration = Duration::from_millis(100);
 /// How long it rests while it watches whether others still write.
 const SOON: Duration = Duration::from_millis(20);
+
+/// Rounds in a row in which there may be time only to prepare space for writers.
+const HURRIED_MAX: u32 = 16;
+/// If so many bytes of closed segments wait for their sync: writers are faster than the disk, and not too much is at stake.
+const HURRIED_BYTES: Range<u64> = 32 << 20..512 << 20;
 
 /// Wakes the background thread.
 #[derive(Debug, Default)]
@@ -144,6 +150,8 @@ pub(crate) struct Jobs {
     seen_end: u64,
     rested: bool,
     quiet: bool,
+    /// Rounds since the last one that did more than to prepare space.
+    hurried: u32,
 }
 
 impl Jobs {
@@ -208,10 +216,17 @@ impl Jobs {
     /// cleaning. With `interval`, everything logged is synced, not only what somebody waits for.
     fn step(&mut self, commits: &Commits, interval: bool) -> Result<Next> {
         // While nobody writes, it would only be given back again.
-        let prepared = if self.quiet { Ok(()) } else { commits.log.prepare_space() };
+        let prepared = if self.quiet { Ok(false) } else { commits.log.prepare_space() };
+        let hurries = matches!(prepared, Ok(true)) && !interval && !commits.wants_sync();
+        if hurries && self.hurried < HURRIED_MAX && HURRIED_BYTES.contains(&commits.log.unsynced_bytes()) {
+            // Writers would wait for space, and for the disk when they have to make a segment; nobody waits for what is below.
+            self.hurried += 1;
+            return Ok(Next::AtOnce);
+        }
+        self.hurried = 0;
         if prepared.as_ref().is_err_and(|e| e.kind() != ErrorKind::NoSpace) {
             // Nothing more is written or synced.
-            return prepared.map(|()| Next::WhenRung);
+            return prepared.map(|_| Next::WhenRung);
         }
         if interval || commits.wants_sync() {
             let end = commits.log.end(&epoch::pin());
@@ -228,7 +243,12 @@ impl Jobs {
         prepared?;
         let checkpoint = self.checkpointer.step(commits, self.rested)?;
         let swept = self.sweeper.step(commits);
-        let runs = match if self.no_runs { Ok(false) } else { self.step_runs(commits) } {
+        // Cleaning frees space, so a full disk must not keep it from going on. While nobody writes it comes first: what is cleaned
+        // need not be sorted.
+        let mood = if self.quiet { Mood::Idle } else { Mood::Busy };
+        let cleaning = self.cleaner.step(commits, mood)?;
+        let cleans_first = self.quiet && cleaning == Progress::Some;
+        let runs = match if self.no_runs || cleans_first { Ok(false) } else { self.step_runs(commits) } {
             Err(e) if e.kind() == ErrorKind::Corrupt => {
                 // Reads say so where they meet the damage; the rest of the store goes on.
                 self.no_runs = true;
@@ -237,9 +257,6 @@ impl Jobs {
             Err(e) if e.kind() != ErrorKind::NoSpace => return Err(e),
             runs => runs,
         };
-        // Cleaning frees space, so a full disk must not keep it from going on.
-        let mood = if self.quiet { Mood::Idle } else { Mood::Busy };
-        let cleaning = self.cleaner.step(commits, mood)?;
         let made_runs = runs?;
         if commits.log.has_retired() && !self.checkpointer.is_writing() {
             commits.log.free_slots_of_retired();

@@ -22,7 +22,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -231,19 +231,38 @@ pub(crate) fn mapping_is_a_hazard(_dir: &std::path::Path, _read_only: bool) -> b
     false
 }
 
+/// On cache lines of its own: what one processor changes all the time must not take from the others what lies beside it.
+#[derive(Default)]
+#[repr(align(128))]
+pub(crate) struct Apart<T>(T);
+
+impl<T> Deref for Apart<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// How far a region is filled.
+struct Ends {
+    /// Flag, turn and offset.
+    reserved: AtomicU64,
+    published: AtomicU64,
+    /// Length of `Region::done`.
+    done_len: AtomicUsize,
+}
+
 /// A mapping filled from front to back; see the file header for what holds.
 pub(crate) struct Region {
     memory: Memory,
     bytes: u64,
     /// What may be appended to: all of it stands on the disk.
     limit: AtomicU64,
-    /// Flag, turn and offset.
-    reserved: AtomicU64,
-    published: AtomicU64,
+    ends: Apart<Ends>,
     /// Filled out of turn: start and end of each range.
     done: Mutex<Vec<(u64, u64)>>,
-    /// Length of `done`.
-    done_len: AtomicUsize,
     /// Threads asleep until `published` moves.
     asleep: AtomicUsize,
     moved: Condvar,
@@ -302,10 +321,12 @@ impl Region {
             memory,
             bytes,
             limit: AtomicU64::new(limit),
-            reserved: AtomicU64::new(reserved),
-            published: AtomicU64::new(filled),
+            ends: Apart(Ends {
+                reserved: AtomicU64::new(reserved),
+                published: AtomicU64::new(filled),
+                done_len: AtomicUsize::new(0),
+            }),
             done: Mutex::default(),
-            done_len: AtomicUsize::new(0),
             asleep: AtomicUsize::new(0),
             moved: Condvar::new(),
         }
@@ -329,7 +350,7 @@ impl Region {
 
     /// Bytes that are complete and will not change.
     pub(crate) fn published(&self) -> u64 {
-        self.published.load(Ordering::Acquire)
+        self.ends.published.load(Ordering::Acquire)
     }
 
     /// Bytes that may be appended to.
@@ -345,7 +366,7 @@ impl Region {
 
     /// Bytes that were ever reserved: somebody may be filling the last of them.
     pub(crate) fn reserved(&self) -> u64 {
-        self.reserved.load(Ordering::Acquire) & OFFSET
+        self.ends.reserved.load(Ordering::Acquire) & OFFSET
     }
 
     /// Takes the next `len` bytes; the caller fills and publishes them. Never waits.
@@ -357,7 +378,7 @@ impl Region {
     /// As [`Region::reserve`], if `kept` bytes are left after that.
     #[inline]
     pub(crate) fn reserve_keeping(&self, len: u64, kept: u64) -> Result<Reservation<'_>, Full> {
-        let mut now = self.reserved.load(Ordering::Acquire);
+        let mut now = self.ends.reserved.load(Ordering::Acquire);
         loop {
             // In this order: if the limit has been lowered since the load above, the exchange below fails.
             let limit = self.limit.load(Ordering::Acquire);
@@ -366,7 +387,7 @@ impl Region {
             if now & CLOSED != 0 || !fits {
                 return Err(Full);
             }
-            match self.reserved.compare_exchange_weak(now, now + len, Ordering::Acquire, Ordering::Acquire) {
+            match self.ends.reserved.compare_exchange_weak(now, now + len, Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) => return Ok(Reservation { region: self, at, len }),
                 Err(other) => now = other,
             }
@@ -376,17 +397,20 @@ impl Region {
     /// Ends appending, waits for reservations under way, and returns the final length; an error if some of them could not be
     /// written. Idempotent.
     pub(crate) fn close(&self) -> io::Result<u64> {
-        let end = self.reserved.fetch_or(CLOSED, Ordering::AcqRel) & OFFSET;
+        let end = self.ends.reserved.fetch_or(CLOSED, Ordering::AcqRel) & OFFSET;
         match &self.memory {
             Memory::Mapped(_) => self.wait_for(end),
-            Memory::Unmapped(unmapped) => unmapped.wait_for(end, &self.published)?,
+            Memory::Unmapped(unmapped) => unmapped.wait_for(end, &self.ends.published)?,
         }
         Ok(end)
     }
 
     /// Lowers the limit of a closed region, which must not go below what is filled.
     pub(crate) fn lower(&self, limit: u64) {
-        assert!(self.reserved.load(Ordering::Acquire) & CLOSED != 0 && self.published() <= limit, "lowered in use");
+        assert!(
+            self.ends.reserved.load(Ordering::Acquire) & CLOSED != 0 && self.published() <= limit,
+            "lowered in use"
+        );
         self.limit.fetch_min(limit, Ordering::Release);
     }
 
@@ -396,19 +420,19 @@ impl Region {
     fn publish(&self, start: u64, end: u64) -> io::Result<()> {
         match &self.memory {
             Memory::Mapped(map) => self.publish_in_turn(map, start, end),
-            Memory::Unmapped(unmapped) => return unmapped.append(start, end, &self.published),
+            Memory::Unmapped(unmapped) => return unmapped.append(start, end, &self.ends.published),
         }
         Ok(())
     }
 
     #[inline]
     fn publish_in_turn(&self, map: &Map, start: u64, end: u64) {
-        if self.published.load(Ordering::Acquire) == start {
+        if self.ends.published.load(Ordering::Acquire) == start {
             self.tell(map, start, end);
             // Only the owner of the range that starts here may move on: nobody else stores now.
-            self.published.store(end, Ordering::SeqCst);
+            self.ends.published.store(end, Ordering::SeqCst);
             // Either this load sees the range that somebody left, or they see the store above (both SeqCst).
-            if self.done_len.load(Ordering::SeqCst) != 0 {
+            if self.ends.done_len.load(Ordering::SeqCst) != 0 {
                 self.publish_done(map, &mut self.done.lock());
             }
         } else {
@@ -435,7 +459,7 @@ impl Region {
         {
             let mut done = self.done.lock();
             done.push((start, end));
-            self.done_len.store(done.len(), Ordering::SeqCst);
+            self.ends.done_len.store(done.len(), Ordering::SeqCst);
             self.publish_done(map, &mut done);
         }
         self.wait_for(end);
@@ -445,14 +469,14 @@ impl Region {
     fn publish_done(&self, map: &Map, done: &mut Vec<(u64, u64)>) {
         let mut moved = false;
         loop {
-            let published = self.published.load(Ordering::SeqCst);
+            let published = self.ends.published.load(Ordering::SeqCst);
             let Some(next) = done.iter().position(|(start, _)| *start == published) else { break };
             let (start, end) = done.swap_remove(next);
             self.tell(map, start, end);
-            self.published.store(end, Ordering::SeqCst);
+            self.ends.published.store(end, Ordering::SeqCst);
             moved = true;
         }
-        self.done_len.store(done.len(), Ordering::SeqCst);
+        self.ends.done_len.store(done.len(), Ordering::SeqCst);
         if moved && self.asleep.load(Ordering::Relaxed) != 0 {
             self.moved.notify_all();
         }
@@ -461,7 +485,7 @@ impl Region {
     /// Waits until all before `end` is published. That takes as long as another thread's copy, unless that thread was
     /// preempted in the middle of it: then this one sleeps, so that the other may run.
     fn wait_for(&self, end: u64) {
-        let published = || self.published.load(Ordering::Acquire) >= end;
+        let published = || self.ends.published.load(Ordering::Acquire) >= end;
         for _ in 0..SPINS {
             if published() {
                 return;
@@ -479,9 +503,9 @@ impl Region {
 
     /// Undoes [`Region::close`]. Only for whoever closed it.
     pub(crate) fn reopen(&self) {
-        let now = self.reserved.load(Ordering::Relaxed);
+        let now = self.ends.reserved.load(Ordering::Relaxed);
         // Nobody else stores while it is closed.
-        self.reserved.store((now & !CLOSED).wrapping_add(TURN) & !CLOSED, Ordering::Release);
+        self.ends.reserved.store((now & !CLOSED).wrapping_add(TURN) & !CLOSED, Ordering::Release);
     }
 
     /// The published bytes of `range`; `None` if it reaches past them, or the file is not mapped.
@@ -579,15 +603,24 @@ impl Region {
         let _ = range;
     }
 
-    /// As [`Region::sync`] of all that is filled, and of the length of `file`, for a region that takes no more.
+    /// As [`Region::sync`] of a range that begins and ends at pages, of a region that takes no more there.
     ///
     /// The system, before it writes a page, takes the right to write it from every mapping, and tells the other processors of
     /// each page by itself: that costs more than all else, and interrupts whoever reads and writes meanwhile. So the pages
     /// are let go of first, all at once, and are made present again after.
-    pub(crate) fn sync_closed(&self, file: &dyn super::File) -> io::Result<()> {
-        self.let_go();
+    pub(crate) fn write_back(&self, range: Range<u64>) -> io::Result<()> {
+        self.let_go(&range);
+        let synced = self.sync(range.clone());
+        self.read_ahead(range.start, range.end);
+        synced
+    }
+
+    /// Waits until all that is filled, and the length of `file`, are on the disk, for a region that takes no more; what comes
+    /// before `from`, the beginning of a page, was written back already.
+    pub(crate) fn sync_closed(&self, file: &dyn super::File, from: u64) -> io::Result<()> {
+        self.let_go(&(from..self.bytes));
         let synced = file.sync();
-        self.take_again();
+        self.read_ahead(from, self.published());
         if let Memory::Unmapped(unmapped) = &self.memory {
             unmapped.close(self.published());
         }
@@ -595,30 +628,20 @@ impl Region {
     }
 
     #[cfg(target_os = "linux")]
-    fn let_go(&self) {
+    fn let_go(&self, range: &Range<u64>) {
         if let Memory::Mapped(map) = &self.memory
             && map.of_file
         {
+            let (at, len) = (range.start as usize, (range.end - range.start) as usize);
             // SAFETY: the mapping is a shared one of a file (rule 7): its bytes are the system's, who reads or writes one
             // gets the same page again.
-            let _ = unsafe { map.memory.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
-        }
-    }
-
-    #[cfg(target_os = "linux")]
-    fn take_again(&self) {
-        if let Memory::Mapped(map) = &self.memory
-            && map.of_file
-        {
-            let _ = map.memory.advise_range(memmap2::Advice::PopulateRead, 0, self.published() as usize);
+            let _ = unsafe { map.memory.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, at, len) };
         }
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn let_go(&self) {}
+    fn let_go(&self, _range: &Range<u64>) {}
 
-    #[cfg(not(target_os = "linux"))]
-    fn take_again(&self) {}
     /// Asks the system to have the pages from `from` to `to` present for reading: all of them will be read at once. A hint.
     pub(crate) fn read_ahead(&self, from: u64, to: u64) {
         #[cfg(target_os = "linux")]

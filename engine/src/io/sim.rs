@@ -608,7 +608,8 @@ impl World {
         for (i, edit) in state.cache.chunks_exact(EDIT_BYTES).enumerate() {
             let (Some(first), Some(number)) = (field(edit, 0), field(edit, 1)) else { continue };
             match first >> 32 {
-                1 => drop(named.insert(number, (i * EDIT_BYTES) as u64)),
+                // Of no capacity: a number that was given up, and is again in the edit behind.
+                1 if field(edit, 3) != Some(0) => drop(named.insert(number, (i * EDIT_BYTES) as u64)),
                 3 => drop(named.remove(&number)),
                 _ => {}
             }

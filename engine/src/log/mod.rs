@@ -46,6 +46,10 @@ const PACE_SHIFT: u32 = 18; // 256 KiB
 const SEGMENTS_PER_LOG: u64 = 16;
 /// Most space that a writer prepares at a time; it waits for it. The background thread prepares up to sixteen times as much.
 const PREPARED_BYTES_MAX: u64 = 256 << 10;
+/// And the background thread, before it lets writers at the lock.
+const PREPARED_BYTES_STEP: u64 = 1 << 20;
+/// Bytes of a closed segment that are written back at a time: some ten milliseconds on a slow disk.
+const SYNC_BYTES: u64 = 4 << 20;
 /// Segments begin and end at pages.
 const PAGE_BYTES: u64 = 4096;
 
@@ -547,21 +551,28 @@ impl Log {
         self.disk.random_u64().map_err(|e| Error::io("no random numbers", e))
     }
 
-    /// Background: prepares the active segment ahead of the writers, and the next one before it is full.
-    pub(crate) fn prepare_space(&self) -> Result<()> {
+    /// Background: prepares the active segment ahead of the writers, and the next one before it is full; whether there was
+    /// something to do.
+    pub(crate) fn prepare_space(&self) -> Result<bool> {
         let guard = &epoch::pin();
-        let mut grow = self.grow.lock();
-        let active = self.active.load(guard);
-        let (reserved, limit, capacity) = (active.region.reserved(), active.region.limit(), active.header.capacity);
-        if self.disk.read_only() || !self.lacks_space(active, reserved) {
-            return Ok(());
-        }
-        if limit < capacity {
+        let mut prepared = 0;
+        loop {
+            let mut grow = self.grow.lock();
+            let active = self.active.load(guard);
+            let (reserved, limit, capacity) = (active.region.reserved(), active.region.limit(), active.header.capacity);
             let ahead = prepared_at_a_time(capacity);
-            let least = (limit + ahead / 4).min(capacity);
-            return self.prepare(active, least, (reserved + active.kept_bytes() + 2 * ahead).min(capacity));
+            // Lacking some, it prepares twice as much as is enough.
+            let lacks = self.lacks_space(active, reserved + if prepared > 0 { ahead } else { 0 });
+            if self.disk.read_only() || !lacks || prepared > 2 * ahead {
+                return Ok(prepared > 0);
+            }
+            if limit == capacity {
+                return self.prepare_next(&mut grow).map(|()| true);
+            }
+            let step = if self.syncs { ahead } else { ahead.min(PREPARED_BYTES_STEP) };
+            self.prepare(active, (limit + step / 4).min(capacity), (limit + step).min(capacity))?;
+            prepared += step;
         }
-        self.prepare_next(&mut grow)
     }
 
     /// Whether [`Log::give_back_space`] would.
@@ -710,13 +721,18 @@ impl Log {
         !self.unsynced.lock().is_empty() || !self.unsealed.lock().is_empty()
     }
 
+    /// Bytes of closed segments that wait for their sync.
+    pub(crate) fn unsynced_bytes(&self) -> u64 {
+        self.unsynced.lock().iter().map(|segment| segment.region.published()).sum()
+    }
+
     /// Whether closed segments wait for their sync.
     pub(crate) fn has_unsynced(&self) -> bool {
         !self.unsynced.lock().is_empty()
     }
 
-    /// Waits until all that was published before the call is on the disk; with `closed_only`, just what stands in the
-    /// oldest closed segment. One caller at a time.
+    /// Waits until all that was published before the call is on the disk; with `closed_only`, just the next [`SYNC_BYTES`] of
+    /// the oldest closed segment. One caller at a time.
     pub(crate) fn sync(&self, closed_only: bool) -> Result<()> {
         let (closed, active) = {
             let guard = &epoch::pin();
@@ -727,6 +743,9 @@ impl Log {
         // The background thread has more to see to than these, and comes again.
         let closed_max = if closed_only { 1 } else { usize::MAX };
         for segment in closed.iter().take(closed_max) {
+            if closed_only && !self.synced(segment, segment.sync_some(SYNC_BYTES))? {
+                break;
+            }
             let end = self.synced(segment, segment.sync_closed())?;
             self.durable.fetch_max(end, Ordering::AcqRel);
             self.unsynced.lock().remove(0);
@@ -777,14 +796,8 @@ impl Log {
 
     /// Background: takes back the address slots of retired segments that nobody can reach any more.
     pub(crate) fn free_slots_of_retired(&self) {
-        let mut free = Vec::new();
-        self.retired.lock().retain(|retired| {
-            let gone = retired.unreachable.load(Ordering::Acquire);
-            if gone {
-                free.push(retired.segment.clone());
-            }
-            !gone
-        });
+        let gone = |retired: &&Retired| retired.unreachable.load(Ordering::Acquire);
+        let free: Vec<_> = self.retired.lock().iter().filter(gone).map(|retired| retired.segment.clone()).collect();
         if free.is_empty() {
             // Epochs only move on when somebody asks.
             epoch::pin().flush();
@@ -800,6 +813,8 @@ impl Log {
             }
         }
         self.slots.replace(slots, guard);
+        // Only now, or for a moment they would seem to belong to the log again.
+        self.retired.lock().retain(|retired| !free.iter().any(|f| Arc::ptr_eq(f, &retired.segment)));
     }
 
     /// Whether address slots wait to be taken back.
@@ -836,12 +851,13 @@ impl Log {
     /// All segments that hold records, by position.
     pub(crate) fn segments(&self, guard: &Guard) -> Vec<Arc<Segment>> {
         let mut segments: Vec<Arc<Segment>> = Vec::new();
+        // In this order: what lived in a segment that was given up by now stands in those that are found.
+        let retired = self.retired.lock();
         for segment in self.slots.load(guard).iter().flatten() {
             if segments.last().is_none_or(|last| !Arc::ptr_eq(last, segment)) {
                 segments.push(segment.clone());
             }
         }
-        let retired = self.retired.lock();
         segments
             .retain(|s| s.region.published() >= HEADER_BYTES && !retired.iter().any(|r| Arc::ptr_eq(&r.segment, s)));
         segments.sort_by_key(|s| s.header.base);

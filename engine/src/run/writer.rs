@@ -13,6 +13,7 @@ use super::format::{
 use crate::checksum::Seed;
 use crate::codec::{put_varint, varint_bytes};
 use crate::io::{File, unknown_state, write_full};
+use crate::merge::common_bytes;
 
 /// What is written to the file in one call.
 const WRITE_BYTES: usize = 256 << 10;
@@ -81,8 +82,7 @@ impl Writer {
         if self.entries.is_multiple_of(RESTART_ENTRIES) {
             self.restarts.push(self.block.len() as u16);
         } else {
-            let same = self.last_key.iter().zip(entry.key).take(SHARED_MAX);
-            shared = same.take_while(|(a, b)| a == b).count();
+            shared = common_bytes(&self.last_key, entry.key, SHARED_MAX);
         }
         let rest = &entry.key[shared..];
         self.block.push(shared as u8);
