@@ -10,6 +10,7 @@ use crate::commit::{Decision, Outcome, Told, check_value};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::record::Record;
 use crate::pending::Commit;
+use crate::seeded::{Bug, seeded};
 use crate::value::{Value, Version};
 
 /// What became of a [`Bucket::compare_and_swap`].
@@ -47,8 +48,12 @@ impl Bucket {
         let mut digits = [0; DIGITS_MAX];
         let digits = &mut digits;
         let mut sum = 0;
+        let early = if seeded(Bug::IncrementReadsEarly) { Some(self.get(key)?) } else { None };
         let told = self.write(key, |found| {
-            let old = found.map_or(Ok(0), |found| parse(found.record.value))?;
+            let old = match &early {
+                Some(early) => early.as_ref().map_or(Ok(0), |value| parse(value))?,
+                None => found.map_or(Ok(0), |found| parse(found.record.value))?,
+            };
             sum = old.checked_add(delta).ok_or_else(|| overflow(delta))?;
             let value = print(sum, digits);
             // The old deadline stays: counting does not prolong a life.
@@ -122,7 +127,9 @@ impl Bucket {
         check_value(value.unwrap_or_default())?;
         let guard = &epoch::pin();
         let told = self.write(key, |found| {
-            if found.map(|found| Version(found.version())) != expected {
+            let same = found.map(|found| Version(found.version())) == expected
+                || seeded(Bug::SwapIgnoresVersion) && found.is_some() && expected.is_some();
+            if !same {
                 return Ok(Decision::Keep(found.map(|found| Value::new(found, guard))));
             }
             Ok(Decision::Write(match value {

@@ -14,6 +14,7 @@ use crate::commit::{Commits, Write};
 use crate::error::{Error, Result};
 use crate::log::record::{Kind, Record};
 use crate::options::{BUCKET_NAME_BYTES_MAX, Durability};
+use crate::seeded::{Bug, seeded};
 
 /// The bucket that the catalogue itself is kept in.
 pub(crate) const CATALOGUE: u64 = 0;
@@ -174,7 +175,10 @@ impl Catalogue {
                 format!("the bucket name has {} bytes, at most {BUCKET_NAME_BYTES_MAX} are allowed", name.len());
             return Err(Error::invalid(message));
         }
-        let id = state.next_id;
+        let mut id = state.next_id;
+        if seeded(Bug::BucketIdReused) {
+            id = state.buckets.values().map(|entry| entry.id + 1).max().unwrap_or(CATALOGUE + 1);
+        }
         let writes = [
             Write { bucket: CATALOGUE, key: &key_of(name), value: Some(&id.to_le_bytes()) },
             Write { bucket: CATALOGUE, key: NEXT_ID, value: Some(&(id + 1).to_le_bytes()) },
@@ -195,8 +199,11 @@ impl Catalogue {
         let Some(entry) = state.buckets.get(name).cloned() else {
             return Ok(None);
         };
-        let told = commits.write_batch(&[Write { bucket: CATALOGUE, key: &key_of(name), value: None }], durability)?;
-        commits.wait(told.after)?;
+        if !seeded(Bug::DropNotLogged) {
+            let gone = [Write { bucket: CATALOGUE, key: &key_of(name), value: None }];
+            let told = commits.write_batch(&gone, durability)?;
+            commits.wait(told.after)?;
+        }
         entry.dropped.store(true, Ordering::Release);
         state.buckets.remove(name);
         state.ids.remove(&entry.id);

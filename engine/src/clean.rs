@@ -21,6 +21,7 @@ use crossbeam_epoch::{self as epoch, Guard};
 use crate::commit::Commits;
 use crate::error::{ErrorKind, Result};
 use crate::log::record::{Kind, Record};
+use crate::seeded::{Bug, seeded};
 use crate::segment::{HEADER_BYTES, Segment};
 
 /// Bytes of a segment looked at in one step: how long other background work may have to wait.
@@ -224,7 +225,7 @@ impl Cleaner {
         {
             commits.wait(*end)?;
         }
-        let durable = commits.log.durable();
+        let durable = if seeded(Bug::CleanedBeforeSync) { u64::MAX } else { commits.log.durable() };
         while let Some((segment, _)) = self.emptied.first().filter(|(_, end)| *end <= durable) {
             commits.log.retire(segment)?;
             self.emptied.remove(0);
@@ -243,6 +244,10 @@ fn move_some(commits: &Commits, at: &mut Cleaning, guard: &Guard) -> Result<()> 
         let corrupt =
             |defect| segment.corrupt(offset, format_args!("no valid record ({defect:?}), found while cleaning"));
         let (record, bytes) = segment.record(offset, false, guard).map_err(corrupt)?;
+        if seeded(Bug::LiveDropped) && record.kind == Kind::Set && bytes >= 512 {
+            *from += bytes;
+            continue;
+        }
         let skipped = record.kind == Kind::Set && bytes >= SKIPPED_BYTES_MIN && !*verify_all && {
             let (hash, place) = (commits.hash(record.bucket, record.key), commits.log.place(segment, offset));
             commits.directory.find(hash, guard, |p| Ok(p == place))?.is_none()
@@ -280,7 +285,9 @@ impl Commits {
             self.wait(end)?;
         };
         let version = record.moved.unwrap_or_else(|| segment.position(offset));
-        let moved = Record { moved: Some(version), member: false, mark: None, ..*record };
+        let kept = Some(version).filter(|_| !seeded(Bug::MoveLosesVersion));
+        let moved = Record { moved: kept, member: false, mark: None, ..*record };
+        let moved = if seeded(Bug::MoveLosesExpiry) { Record { expires: None, ..moved } } else { moved };
         let tombstone = Record { moved: Some(version), ..Record::delete(record.bucket, record.key) };
         match record.kind {
             Kind::Set => {
@@ -288,7 +295,7 @@ impl Commits {
                     return Ok(());
                 }
                 if record.expires.is_some_and(|at| at <= crate::io::unix_ms()) {
-                    if !oldest {
+                    if !oldest && !seeded(Bug::ExpiredDroppedWithoutTombstone) {
                         self.append(&tombstone, guard)?;
                     }
                     shard.remove(hash, place, guard);
@@ -298,7 +305,7 @@ impl Commits {
                 }
                 segment.sub_live(record.bytes());
             }
-            _ if oldest => {}
+            _ if oldest || seeded(Bug::TombstoneDropped) => {}
             _ => {
                 let mut newer = None;
                 shard.find(hash, guard, |p| self.is_key(p, record.bucket, record.key, guard, &mut newer))?;

@@ -3,6 +3,12 @@
 /// Most bytes of a varint: 64 bits, seven at a time.
 pub(crate) const VARINT_BYTES_MAX: usize = 10;
 
+/// The number in sixteen lower-case hexadecimal digits, as they stand in names of files.
+pub(crate) fn hex16(digits: &str) -> Option<u64> {
+    let ours = digits.len() == 16 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    u64::from_str_radix(digits, 16).ok().filter(|_| ours)
+}
+
 /// A position in untrusted bytes; every read moves it forward or says `None`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reader<'a> {

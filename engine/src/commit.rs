@@ -27,6 +27,7 @@ use crate::log::record::{Kind, Prepared, Purpose, Record};
 use crate::log::replay::Parsed;
 use crate::log::{Appended, Found, Log, Space};
 use crate::options::{BATCH_BYTES_MAX, Durability, KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::seeded::{Bug, seeded};
 use crate::segment::Segment;
 use crate::value::Version;
 use crate::watch::Watchers;
@@ -150,6 +151,18 @@ pub(crate) fn hash_key(seed: u64, bucket: u64, key: &[u8]) -> u64 {
     xxh3_64_with_seed(key, seed ^ bucket.wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
+/// Passes by a record that is damaged: of a key that was written again since, it says nothing, and of one that was not,
+/// `damage` is what is to be told.
+fn pass_by(is_key: Result<bool>, damage: &mut Option<Error>) -> Result<bool> {
+    match is_key {
+        Err(e) if e.kind() == ErrorKind::Corrupt => {
+            damage.get_or_insert(e);
+            Ok(false)
+        }
+        is_key => is_key,
+    }
+}
+
 /// A record found at open.
 struct Replayed {
     hash: u64,
@@ -214,9 +227,13 @@ impl Commits {
         key: &[u8],
         guard: &'g Guard,
     ) -> Result<Option<Found<'g>>> {
-        let mut found = None;
-        self.directory.find(hash, guard, |place| self.is_key(place, bucket, key, guard, &mut found))?;
-        Ok(found.filter(|found| !found.is_expired()))
+        let (mut found, mut damage) = (None, None);
+        self.directory
+            .find(hash, guard, |place| pass_by(self.is_key(place, bucket, key, guard, &mut found), &mut damage))?;
+        match damage {
+            Some(damage) if found.is_none() => Err(damage),
+            _ => Ok(found.filter(|found| !found.is_expired())),
+        }
     }
 
     /// Asks for the memory that looking at these keys takes: of all of them at once, where one look after another would wait
@@ -289,9 +306,14 @@ impl Commits {
         let guard = &epoch::pin();
         let mut shard = self.directory.lock(hash);
         let mut found = None;
-        let old = shard.find(hash, guard, |place| self.is_key(place, bucket, key, guard, &mut found))?;
+        let mut damage = None;
+        let old = shard
+            .find(hash, guard, |place| pass_by(self.is_key(place, bucket, key, guard, &mut found), &mut damage))?;
+        if let Some(damage) = damage.filter(|_| old.is_none()) {
+            return Err(damage);
+        }
         let mut pending = None;
-        let overtakes = !shard.pending.is_empty();
+        let overtakes = !shard.pending.is_empty() && !seeded(Bug::PendingOvertaken);
         if overtakes {
             let mut newer = None;
             pending = shard.newest_pending(hash, |place| self.is_key(place, bucket, key, guard, &mut newer))?;
@@ -309,6 +331,9 @@ impl Commits {
         // Behind commits that are not visible yet, every write of the shard waits its turn.
         if durability.waits_for_disk() || overtakes {
             let appended = self.append_pending(hash, &record, &record.prepare(), guard, &mut shard)?;
+            if seeded(Bug::VisibleBeforeDurable) {
+                self.point(&mut shard, hash, record.kind, old, appended.place, found.as_ref(), guard)?;
+            }
             return Ok(Told { value: Outcome::Written(appended.position), after: appended.end });
         }
         let appended = self.append(&record, guard)?;
@@ -328,8 +353,15 @@ impl Commits {
         let prepared = record.prepare();
         let mut shard = self.directory.lock(hash);
         // Behind commits that are not visible yet, every write of the shard waits its turn.
-        if durability.waits_for_disk() || !shard.pending.is_empty() {
+        let overtakes = !shard.pending.is_empty() && !seeded(Bug::PendingOvertaken);
+        if durability.waits_for_disk() || overtakes {
             let appended = self.append_pending(hash, &record, &prepared, guard, &mut shard)?;
+            if seeded(Bug::VisibleBeforeDurable) {
+                let mut found = None;
+                let is_key = |place| self.is_key_to_replace(place, record.bucket, record.key, guard, &mut found);
+                let old = shard.find(hash, guard, is_key)?;
+                self.point(&mut shard, hash, Kind::Set, old, appended.place, found.as_ref(), guard)?;
+            }
             return Ok(Told { value: Version(appended.position), after: appended.end });
         }
         self.prefetch_records(hash, guard);
@@ -345,7 +377,7 @@ impl Commits {
     #[inline]
     fn reserve<'g>(&self, bytes: u64, purpose: Purpose, guard: &'g Guard) -> Result<Space<'g>> {
         self.log.reserve(bytes, purpose, guard).inspect_err(|e| {
-            if e.kind() != ErrorKind::NoSpace {
+            if e.kind() != ErrorKind::NoSpace || seeded(Bug::FullDiskStops) {
                 self.poison(e.clone());
             }
         })
@@ -589,7 +621,10 @@ impl Commits {
     /// Waits until everything before log position `end` is durable and visible. 0 is at once.
     #[inline]
     pub(crate) fn wait(&self, end: u64) -> Result<()> {
-        if end <= self.applied.load(Ordering::Acquire) { Ok(()) } else { self.wait_in_group(end) }
+        if end <= self.applied.load(Ordering::Acquire) || seeded(Bug::AckBeforeSync) {
+            return Ok(());
+        }
+        self.wait_in_group(end)
     }
 
     #[cold]
@@ -603,6 +638,9 @@ impl Commits {
                 return Ok(());
             }
             if let Some(cause) = self.poison.get() {
+                if seeded(Bug::FailureTakenForSuccess) {
+                    return Ok(());
+                }
                 return Err(indeterminate(cause));
             }
             group.leading = true;
@@ -635,7 +673,9 @@ impl Commits {
         let wakers = std::mem::take(&mut group.wakers);
         drop(group);
         self.synced.notify_all();
-        wakers.into_iter().for_each(Waker::wake);
+        if !seeded(Bug::WakersLost) {
+            wakers.into_iter().for_each(Waker::wake);
+        }
         self.watchers.wake();
     }
 
@@ -723,7 +763,9 @@ impl Commits {
 
     /// Refuses all further writes: the state of the disk is unknown. Reads go on.
     pub(crate) fn poison(&self, cause: Error) {
-        let _ = self.poison.set(cause);
+        if !seeded(Bug::WriteAfterPoison) {
+            let _ = self.poison.set(cause);
+        }
         // Nothing more will come.
         self.watchers.wake();
     }
@@ -758,7 +800,8 @@ impl Commits {
         let mut found = None;
         let old =
             shard.find(hash, guard, |p| self.is_key_to_replace(p, record.bucket, record.key, guard, &mut found))?;
-        let version = record.moved.unwrap_or_else(|| segment.position(offset));
+        let moved = record.moved.filter(|_| !seeded(Bug::MovedWins));
+        let version = moved.unwrap_or_else(|| segment.position(offset));
         let at = Replayed { hash, kind: record.kind, offset, bytes: record.bytes(), version };
         self.replay_at(&mut shard, segment, &at, old, found.as_ref(), guard)
     }

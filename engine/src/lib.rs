@@ -44,6 +44,7 @@ mod recovery;
 mod run;
 mod scrub;
 mod seal;
+mod seeded;
 mod segment;
 mod stats;
 mod store;

@@ -35,6 +35,7 @@ use crate::io::unix_ms;
 use crate::merge::{Failed, Merge, Source};
 use crate::run::Cursor;
 use crate::run::format::{Entry, KIND, SET, SET_WITH_EXPIRY};
+use crate::seeded::{Bug, seeded};
 
 /// What a page of [`Bucket::list_keys`] holds, and how much it may cost.
 #[derive(Clone, Copy, Debug)]
@@ -186,6 +187,10 @@ fn page(
         ends.shrink_to_fit();
     }
     let page = KeyPage { bytes: bytes.into(), ends, next: None };
+    if seeded(Bug::PageLosesKey) && more {
+        let skipped = merge.entry().map(|entry| entry.key.to_vec());
+        return Ok(KeyPage { next: skipped.map(Into::into), ..page });
+    }
     let next = more.then(|| if last_is_hidden { last.into() } else { page.key_bytes(page.len() - 1) });
     Ok(KeyPage { next, ..page })
 }
@@ -203,6 +208,7 @@ fn is_live(commits: &Commits, view: &View, entry: &Entry<'_>, now: u64, guard: &
     if entry.stamp < view.settled {
         match entry.stamp & KIND {
             SET_WITH_EXPIRY if entry.expires > now => {}
+            SET_WITH_EXPIRY if seeded(Bug::ExpiryIgnoredByListing) => return Ok(true),
             kind => return Ok(kind == SET),
         }
     }

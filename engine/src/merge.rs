@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::io::unknown_state;
 use crate::run::format::{self, DELETED, Entry, Header, KIND, SET_WITH_EXPIRY};
 use crate::run::{Cursor, Damaged, Run, Writer};
+use crate::seeded::{Bug, seeded};
 use crate::stretch::StretchCursor;
 use crate::tail::TailCursor;
 
@@ -139,7 +140,8 @@ impl Source<'_> {
     /// By key, and the newest entry of a key first.
     #[inline]
     fn order(&self, other: &Source<'_>) -> Ordering {
-        self.order_of_keys(other).then_with(|| other.entry().stamp.cmp(&self.entry().stamp))
+        let newer_first = other.entry().stamp.cmp(&self.entry().stamp);
+        self.order_of_keys(other).then(if seeded(Bug::MergeKeepsOlder) { newer_first.reverse() } else { newer_first })
     }
 }
 
@@ -295,7 +297,7 @@ impl Merging {
                 return Ok(false);
             }
             bytes += entry.key.len() as u64 + 8;
-            if !(self.oldest && is_over(commits, &entry)?) {
+            if !((self.oldest || seeded(Bug::MergeDropsTombstone)) && is_over(commits, &entry)?) {
                 writer.add(&entry).map_err(failed)?;
             }
             self.merge.next()?;

@@ -27,6 +27,7 @@ use crate::manifest::edit::Edit;
 use crate::manifest::superblock::{self, Superblock};
 use crate::manifest::{self, Entry, Manifest};
 use crate::run;
+use crate::seeded::{Bug, seeded};
 use crate::segment::{self, HEADER_BYTES, Header, Segment};
 use crate::take_up::Tail;
 
@@ -79,7 +80,8 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>) -> Result<Recovered> {
         Some(superblock) => reopen(disk, superblock),
         None => {
             refuse_foreign(&**disk)?;
-            make(disk)
+            // Its creation was cut short: whoever only looks does not complete it.
+            if disk.read_only() { Err(no_store(&**disk)) } else { make(disk) }
         }
     }
 }
@@ -98,11 +100,11 @@ pub(crate) fn refuse_foreign(disk: &dyn Disk) -> Result<()> {
         );
         return Err(Error::new(ErrorKind::Format, message));
     }
-    if disk.read_only() {
-        let message = format!("{} holds no kvasi store", disk.location());
-        return Err(Error::new(ErrorKind::Format, message));
-    }
-    Ok(())
+    if disk.read_only() { Err(no_store(disk)) } else { Ok(()) }
+}
+
+fn no_store(disk: &dyn Disk) -> Error {
+    Error::new(ErrorKind::Format, format!("{} holds no kvasi store", disk.location()))
 }
 
 fn make(disk: &Arc<dyn Disk>) -> Result<Recovered> {
@@ -119,6 +121,8 @@ fn make(disk: &Arc<dyn Disk>) -> Result<Recovered> {
     // The manifest first: the superblock is what completes a store.
     let manifest = Manifest::create(disk.clone(), superblock, manifest::State::default())?;
     superblock.create(&**disk)?;
+    // A creation cut short may have left more than this one wrote over.
+    remove_orphans(disk, &manifest);
     let resume = Resume { segments: Vec::new(), ghosts: Vec::new(), active: None, durable: 0, base: 0, number: 0 };
     let report = OpenReport { created: true, clean: true, ..OpenReport::default() };
     Ok(Recovered { manifest, resume, hash_seed: superblock.hash_seed, tails: Vec::new(), checkpoint: None, report })
@@ -211,13 +215,17 @@ fn reopen(disk: &Arc<dyn Disk>, superblock: Superblock) -> Result<Recovered> {
     }
 
     let base = state.next_base;
-    if !disk.read_only() {
+    if !disk.read_only() || seeded(Bug::LookingWrites) {
         manifest.take_over()?;
         // The newest first: cut short, what is left still ends where it was found to end. Without the first of all, the next
         // would pass for the beginning of the log.
-        for segment in segments.split_off(kept).into_iter().rev() {
+        let mut cut_off = segments.split_off(kept);
+        if seeded(Bug::OldestRemovedFirst) {
+            cut_off.reverse();
+        }
+        for segment in cut_off.into_iter().rev() {
             let name = segment.name();
-            manifest.append(Edit::Remove { segment: segment.number })?;
+            manifest.append(Edit::Remove { segment: segment.number, durable: 0 })?;
             drop(segment);
             let _ = disk.remove(&name);
         }
@@ -323,7 +331,7 @@ fn remove_orphans(disk: &Arc<dyn Disk>, manifest: &Manifest) {
             _ => checkpoint::number_of(&name)
                 .is_some_and(|number| manifest.state().checkpoint.is_none_or(|checkpoint| checkpoint.number != number)),
         };
-        if orphan {
+        if orphan && !seeded(Bug::OrphansLeft) {
             // Where it cannot be removed yet (open elsewhere, on Windows) the next open tries again.
             let _ = disk.remove(&name);
         }
@@ -439,11 +447,17 @@ fn goes_on(segments: &[Loaded], i: usize) -> bool {
 /// Who says that the log reached past `position`, where segment `i` now ends.
 fn witness(segments: &[Loaded], i: usize, position: u64, state: &manifest::State) -> Result<Option<String>> {
     let segment = &segments[i];
+    if seeded(Bug::WitnessIgnored) {
+        return Ok(None);
+    }
     if let Some(sealed) = segment.entry.sealed.filter(|sealed| *sealed > position) {
         return Ok(Some(format!("the manifest says that its records reach byte {}", sealed - segment.header.base)));
     }
     if state.checkpoint.is_some_and(|checkpoint| checkpoint.end > position) {
         return Ok(Some("a directory checkpoint was made of more".to_owned()));
+    }
+    if state.durable > position {
+        return Ok(Some("a segment was given up after more had reached the disk".to_owned()));
     }
     if state.closed.is_some_and(|(_, end)| end > position) {
         return Ok(Some("the store had been closed after more was written".to_owned()));
@@ -502,6 +516,9 @@ fn resume(
     let addressed = checkpoint.map_or(&[][..], |checkpoint| &checkpoint.segments);
     let mut ghosts = Vec::new();
     for gone in addressed.iter().filter(|a| loaded.iter().all(|s| s.number != a.number)) {
+        if seeded(Bug::GhostsForgotten) {
+            continue;
+        }
         let header =
             Header { number: gone.number, base: 0, salt: 0, capacity: u64::from(gone.slots) * log::SLOT_BYTES };
         let ghost = Arc::new(log::ghost(header, gone.first_slot)?);
@@ -520,6 +537,7 @@ fn resume(
     let mut active = None;
     let mut durable = loaded.first().map_or(base, |s| s.header.base);
     let mut gap = false;
+    let last = loaded.last().map(|last| last.number);
     for loaded in loaded {
         let (name, end, sealed) = (loaded.name(), loaded.end(), loaded.entry.sealed);
         let was_closed = closed.is_some();
@@ -529,7 +547,10 @@ fn resume(
             None => log::free_slots(&slots, log::slots_of(loaded.header.capacity))
                 .ok_or_else(|| Error::new(ErrorKind::NoSpace, "the log is larger than one store can address"))?,
         };
-        let goes_on = closed == Some((loaded.number, end)) && sealed.is_none() && !disk.read_only();
+        let goes_on = (closed == Some((loaded.number, end))
+            || seeded(Bug::AppendAfterReopen) && Some(loaded.number) == last)
+            && sealed.is_none()
+            && !disk.read_only();
         let region = if goes_on {
             let failed = |e| Error::io(format_args!("cannot go on with {name}"), e);
             let (filled, capacity) = (loaded.extent.end, loaded.header.capacity);

@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::index;
 use crate::merge::{Failed, Merging, Source};
 use crate::run::Cursor;
+use crate::seeded::{Bug, seeded};
 use crate::segment::{HEADER_BYTES, Segment};
 use crate::stretch::Stretch;
 
@@ -123,7 +124,10 @@ fn next(commits: &Commits, quiet: bool) -> Option<Sealing> {
     let fitting = segments.iter().take_while(fits).count().max(1);
     segments.truncate(fitting);
     let last = segments.last()?;
-    let to = last.header.base + last.header.capacity;
+    let mut to = last.header.base + last.header.capacity;
+    if seeded(Bug::RunCoversTooMuch) {
+        to += last.header.capacity;
+    }
     segments.reverse();
     Some(Sealing { segments, from: covered, to, read: HEADER_BYTES, sorted: Vec::new(), merging: None })
 }

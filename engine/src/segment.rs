@@ -29,12 +29,13 @@ use bytes::Bytes;
 use crossbeam_epoch::{self as epoch, Guard};
 
 use crate::checksum::Seed;
-use crate::codec::Reader;
+use crate::codec::{Reader, hex16};
 use crate::directory::Cell;
 use crate::error::Error;
 use crate::io::map::{Apart, Region};
 use crate::io::{File, cut, write_full};
 use crate::log::record::{Defect, HEAD_BYTES_MAX, Kind, Record};
+use crate::seeded::{Bug, seeded};
 
 /// Bytes before the first record.
 pub(crate) const HEADER_BYTES: u64 = 72;
@@ -77,7 +78,7 @@ impl Header {
         let header =
             Header { number: reader.u64()?, base: reader.u64()?, salt: reader.u64()?, capacity: reader.u64()? };
         let checksum = Seed::new(store, 0).checksum(bytes.get(..48)?);
-        (reader.u32()? == checksum && reader.u32()? == 0).then_some(header)
+        ((reader.u32()? == checksum || seeded(Bug::SegmentHeaderUnchecked)) && reader.u32()? == 0).then_some(header)
     }
 }
 
@@ -96,7 +97,8 @@ pub(crate) fn decode_link(salt: u64, header: &[u8]) -> Option<u64> {
     let mut reader = Reader::new(bytes);
     let end = reader.u64()?;
     let checksum = Seed::new(salt, STATIC_BYTES).checksum(&bytes[..8]);
-    (reader.u32()? == checksum && reader.u32()? == 0).then_some(end)
+    let checks = reader.u32()? == checksum || seeded(Bug::LinkUnchecked) && end != 0;
+    (checks && reader.u32()? == 0).then_some(end)
 }
 
 /// The file name of segment `number`.
@@ -106,8 +108,7 @@ pub(crate) fn file_name(number: u64) -> String {
 
 /// The number in a segment's file name.
 pub(crate) fn number_of(name: &str) -> Option<u64> {
-    let digits = name.strip_suffix(".log").filter(|d| d.len() == 16)?;
-    u64::from_str_radix(digits, 16).ok().filter(|n| file_name(*n) == name)
+    hex16(name.strip_suffix(".log")?)
 }
 
 /// An open segment. Shared by the log, by readers under an epoch, and by the views that keep its memory alive.
@@ -162,7 +163,9 @@ impl Segment {
     /// cache holds of them may not be what the disk holds, even where the cache calls it clean. They are written again
     /// before they count as durable.
     pub(crate) fn unwitnessed_from(&self, offset: u64) {
-        self.rewrite_from.store(offset, Ordering::Relaxed);
+        if !seeded(Bug::NoRewriteAfterCrash) {
+            self.rewrite_from.store(offset, Ordering::Relaxed);
+        }
     }
 
     /// Says that the records before this offset were not checked at open.
@@ -371,7 +374,7 @@ impl Segment {
             return self.sync_again();
         }
         let start = from.saturating_sub(self.header.base).min(end);
-        if start < end {
+        if start < end && !seeded(Bug::NoLogSync) {
             self.region.sync(start..end)?;
         }
         Ok(self.position(end))
@@ -399,7 +402,9 @@ impl Segment {
         if self.is_to_be_rewritten() {
             return self.sync_again();
         }
-        self.region.sync_closed(&*self.file, self.written_back.load(Ordering::Relaxed).min(end))?;
+        if !seeded(Bug::NoSyncOfClosedSegment) {
+            self.region.sync_closed(&*self.file, self.written_back.load(Ordering::Relaxed).min(end))?;
+        }
         Ok(self.position(end))
     }
 

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_epoch as epoch;
 use parking_lot::Mutex;
@@ -22,6 +21,7 @@ use crate::io::{self, Disk};
 use crate::log::Log;
 use crate::options::{Durability, Options};
 use crate::recovery::{self, OpenReport};
+use crate::seeded::{Bug, seeded};
 use crate::stats::Stats;
 use crate::take_up::{forget_keys, take_up};
 use crate::worker::{Bell, Worker};
@@ -47,7 +47,8 @@ pub(crate) struct Inner {
     report: OpenReport,
     location: String,
     pub(crate) read_only: bool,
-    closed: AtomicBool,
+    /// What closing came to, once it was tried.
+    closed: Mutex<Option<Result<()>>>,
 }
 
 impl Store {
@@ -86,10 +87,16 @@ impl Store {
     fn on_disk(disk: Arc<dyn Disk>, options: Options) -> Result<Store> {
         let store = Store::without_worker(disk, options)?;
         if !store.0.read_only {
-            let worker = Worker::start(store.0.commits.clone(), store.0.bell.clone(), store.0.durability)?;
-            *store.0.worker.lock() = Some(worker);
+            store.start_worker()?;
         }
         Ok(store)
+    }
+
+    /// Has a thread run the background jobs from here on.
+    pub(crate) fn start_worker(&self) -> Result<()> {
+        let worker = Worker::start(self.0.commits.clone(), self.0.bell.clone(), self.0.durability)?;
+        *self.0.worker.lock() = Some(worker);
+        Ok(())
     }
 
     /// The store alone; its background jobs are the caller's to run.
@@ -107,8 +114,10 @@ impl Store {
         // What the open shows is decided for good, also for those who were told that a commit is indeterminate: what a dead process
         // left in the system's cache must not vanish with the next power cut. The disk has that while the processors replay it.
         let settle = || {
-            while !read_only && commits.log.has_unsynced() {
-                commits.sync_closed()?;
+            while !read_only && commits.log.has_unsynced() && !seeded(Bug::OpenDoesNotSync) {
+                // There is no store yet that could be said to be poisoned.
+                let synced = commits.sync_closed();
+                synced.map_err(|e| e.with_kind(ErrorKind::Io, "cannot make durable what the log holds"))?;
             }
             Ok(0)
         };
@@ -135,7 +144,7 @@ impl Store {
             },
             location,
             read_only,
-            closed: AtomicBool::new(false),
+            closed: Mutex::default(),
         })))
     }
 
@@ -171,7 +180,9 @@ impl Store {
         };
         self.0.commits.index.buckets.drop(entry.id, self.0.commits.log.end(&epoch::pin()));
         // The keys mean nothing to anybody now; this gives their memory back.
-        forget_keys(&self.0.commits, |bucket| bucket == entry.id);
+        forget_keys(&self.0.commits, |bucket| {
+            bucket == entry.id || seeded(Bug::DropForgetsNeighbour) && bucket == entry.id + 1
+        });
         self.0.commits.catalogue.forgotten(&BTreeSet::from([entry.id]));
         self.nudge(true);
         Ok(true)
@@ -209,7 +220,7 @@ impl Store {
     /// and no longer write. Dropping the last handle does the same, but cannot tell of errors.
     ///
     /// # Errors
-    /// As [`Store::sync`].
+    /// As [`Store::sync`]. A store is closed once: whoever closes it again is told the same.
     pub fn close(self) -> Result<()> {
         self.0.close()
     }
@@ -222,9 +233,13 @@ impl Store {
 
 impl Inner {
     fn close(&self) -> Result<()> {
-        if self.closed.swap(true, Ordering::AcqRel) || self.read_only {
+        if self.read_only {
             return Ok(());
         }
+        self.closed.lock().get_or_insert_with(|| self.close_once()).clone()
+    }
+
+    fn close_once(&self) -> Result<()> {
         // The thread first: it may hold the last piece of work.
         drop(self.worker.lock().take());
         self.commits.check_writable()?;

@@ -112,6 +112,7 @@ fn run(commits: &Commits, bell: &Bell, durability: Durability) {
     loop {
         bell.wait(rest);
         if bell.stop.load(Ordering::Acquire) {
+            jobs.stop(commits);
             return;
         }
         rest = match jobs.round(commits, every.is_some()) {
@@ -205,6 +206,13 @@ impl Jobs {
     /// Whether there is something to do when nobody writes, other than cleaning.
     fn puts_off(&self, commits: &Commits) -> bool {
         commits.log.has_space_to_give_back() || self.sealer.puts_off(commits) || self.merger.puts_off(commits)
+    }
+
+    /// Leaves no half-made run behind; what is half done otherwise is seen to by closing.
+    pub(crate) fn stop(&mut self, commits: &Commits) {
+        if commits.check_writable().is_ok() {
+            self.give_up_runs(commits);
+        }
     }
 
     fn give_up_runs(&mut self, commits: &Commits) {

@@ -44,12 +44,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::checksum::Seed;
-use crate::codec::Reader;
+use crate::codec::{Reader, hex16};
 use crate::directory::{Directory, LINE_BYTES, Lines, Shape};
 use crate::io::Disk;
 use crate::io::map::Private;
 use crate::log::SLOTS_MAX;
 use crate::manifest::CheckpointEntry;
+use crate::seeded::{Bug, seeded};
 
 const MAGIC: &[u8; 8] = b"kvasidir";
 const FORMAT: u32 = 1;
@@ -65,8 +66,7 @@ pub(crate) fn file_name(number: u64) -> String {
 
 /// The number in a checkpoint's file name.
 pub(crate) fn number_of(name: &str) -> Option<u64> {
-    let digits = name.strip_suffix(".dir").filter(|d| d.len() == 16)?;
-    u64::from_str_radix(digits, 16).ok().filter(|n| file_name(*n) == name)
+    hex16(name.strip_suffix(".dir")?)
 }
 
 /// What a checkpoint says of one segment.
@@ -233,7 +233,8 @@ impl Checkpoint {
         let mut places = Vec::with_capacity(contents.parts.len());
         for (shape, checksum) in &contents.parts {
             let end = at.checked_add((shape.lines as usize).checked_mul(LINE_BYTES)?)?;
-            if Seed::new(contents.salt, at as u64).checksum(file.get(at..end)?) != *checksum {
+            let sum = Seed::new(contents.salt, at as u64).checksum(file.get(at..end)?);
+            if sum != *checksum && !seeded(Bug::CheckpointUnchecked) {
                 return None;
             }
             places.push(at);

@@ -23,6 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::io::{File, unknown_state, write_full};
 use crate::log::slots_of;
 use crate::manifest::CheckpointEntry;
+use crate::seeded::{Bug, seeded};
 
 /// Least bytes of log between two checkpoints while others write: a quarter of a million small records, which replay in
 /// some twenty milliseconds.
@@ -217,6 +218,9 @@ impl Writing {
         self.contents.buckets = commits.catalogue.snapshot();
         let end = log.end(guard);
         self.contents.end = end;
+        if seeded(Bug::CheckpointTooNew) {
+            self.contents.from = end;
+        }
         let counted = std::mem::take(&mut self.contents.segments);
         let now = log.addressed(guard);
         self.contents.segments = now
@@ -233,9 +237,12 @@ impl Writing {
         let (header, tables) = self.contents.encode(log.store(), self.written);
         write_full(&*self.file, self.written, &tables).map_err(failed)?;
         write_full(&*self.file, 0, &header).map_err(failed)?;
-        commits.wait(end)?;
+        if !seeded(Bug::CheckpointBeforeLog) {
+            commits.wait(end)?;
+        }
         self.file.sync().and_then(|()| log.disk().sync_dir()).map_err(no_sync)?;
         let Contents { number, from, .. } = self.contents;
+        let from = if seeded(Bug::CheckpointTooNew) { end } else { from };
         log.add_checkpoint(CheckpointEntry { number, from, end })
     }
 }

@@ -20,6 +20,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use map::{Map, Private};
 use window::Budget;
 
+use crate::seeded::{Bug, seeded};
+
 /// One directory of files.
 pub(crate) trait Disk: Send + Sync + Debug {
     /// Names of the files in the directory, in no order.
@@ -95,6 +97,7 @@ pub(crate) fn read_full(file: &dyn File, offset: u64, into: &mut [u8]) -> io::Re
     let mut interruptions = 0;
     while done < into.len() {
         match file.read_at(offset + done as u64, &mut into[done..]) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted && seeded(Bug::InterruptionEndsRead) => break,
             Ok(0) => break,
             Ok(n) => {
                 done += n;
@@ -126,6 +129,7 @@ pub(crate) fn write_full(file: &dyn File, offset: u64, from: &[u8]) -> io::Resul
     while done < from.len() {
         match file.write_at(offset + done as u64, &from[done..]) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(_) if seeded(Bug::ShortWriteTaken) => return Ok(()),
             Ok(n) => {
                 done += n;
                 interruptions = 0;
@@ -151,6 +155,10 @@ pub(crate) fn unknown_state(failed: io::Error) -> io::Error {
 /// Milliseconds since 1970; what expiry is measured in. A clock before 1970 reads as 0.
 #[allow(clippy::disallowed_methods, reason = "the seam itself")]
 pub(crate) fn unix_ms() -> u64 {
+    #[cfg(feature = "testing")]
+    if let Some(ms) = sim::clock() {
+        return ms;
+    }
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
@@ -158,6 +166,18 @@ pub(crate) fn unix_ms() -> u64 {
 #[allow(clippy::disallowed_methods, reason = "the seam itself")]
 pub(crate) fn deadline(timeout: Duration) -> Option<Instant> {
     Instant::now().checked_add(timeout)
+}
+
+/// Whether the calling thread is a simulation: whatever it does depends on its seed alone, and on no other thread.
+#[cfg(feature = "testing")]
+pub(crate) fn simulated() -> bool {
+    sim::clock().is_some()
+}
+
+/// Whether the calling thread is a simulation: it is not.
+#[cfg(not(feature = "testing"))]
+pub(crate) const fn simulated() -> bool {
+    false
 }
 
 /// Rests for a while; for writers that are asked to slow down.
@@ -169,6 +189,9 @@ pub(crate) fn pause(time: Duration) {
 /// Runs both, the first on a thread of its own if there can be one.
 #[allow(clippy::disallowed_methods, reason = "the seam itself")]
 pub(crate) fn both<T: Send>(first: impl FnOnce() -> T + Send, second: impl FnOnce() -> T) -> (T, T) {
+    if simulated() {
+        return (first(), second());
+    }
     let first = parking_lot::Mutex::new(Some(first));
     let take = || first.lock().take();
     std::thread::scope(|scope| {

@@ -16,6 +16,7 @@
 //! The *monitor* is always on: [`SimDisk::violation`] tells of the first breach of the order in which files may change
 //! (docs/file-format.md). Nothing here is for concurrent use beyond being sound: a test drives the engine by one thread.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
@@ -37,7 +38,21 @@ use crate::testing::Random;
 use crate::{backup, checkpoint};
 
 /// What is on a disk: every file by name.
-pub(crate) type Image = BTreeMap<String, Arc<[u8]>>;
+pub(crate) type Image = BTreeMap<String, Arc<Vec<u8>>>;
+
+thread_local! {
+    static CLOCK: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Has the clock of this thread stand at this time, in milliseconds since 1970; 0 is for the real one.
+pub(crate) fn set_clock(ms: u64) {
+    CLOCK.set(ms);
+}
+
+/// The simulated time, where there is one.
+pub(crate) fn clock() -> Option<u64> {
+    Some(CLOCK.get()).filter(|ms| *ms != 0)
+}
 
 /// Bytes that a disk writes whole or not at all; but see [`Variant::LastTorn`].
 const SECTOR_BYTES: u64 = 512;
@@ -121,9 +136,9 @@ struct NameChange {
 #[derive(Clone, Debug, Default)]
 struct FileState {
     name: String,
-    /// As a reader sees it.
-    cache: Vec<u8>,
-    durable: Vec<u8>,
+    /// As a reader sees it. Shared with images and between the two until written to.
+    cache: Arc<Vec<u8>>,
+    durable: Arc<Vec<u8>>,
     pending: Vec<(u64, Effect)>,
 }
 
@@ -139,7 +154,7 @@ pub(crate) struct Platter {
 
 /// What a power cut leaves of what was not synced. Numbers count the unsynced changes, oldest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Variant {
+pub(crate) enum Variant {
     /// Nothing of it.
     AllLost,
     /// All of it.
@@ -211,7 +226,7 @@ impl Platter {
         for (name, bytes) in image {
             let id = platter.files.len();
             let state =
-                FileState { name: name.clone(), cache: bytes.to_vec(), durable: bytes.to_vec(), pending: Vec::new() };
+                FileState { name: name.clone(), cache: bytes.clone(), durable: bytes.clone(), pending: Vec::new() };
             platter.files.push(state);
             platter.names.insert(name.clone(), id);
         }
@@ -239,17 +254,20 @@ impl Platter {
             }
             Op::Write { file, at, bytes } => {
                 let effect = Effect::Write { at: *at, bytes: bytes.clone() };
-                apply(&mut self.files[*file].cache, &effect);
+                apply(Arc::make_mut(&mut self.files[*file].cache), &effect);
                 self.files[*file].pending.push((seq, effect));
             }
             Op::Resize { file, to } => {
                 let effect = Effect::Resize { to: *to };
-                apply(&mut self.files[*file].cache, &effect);
+                apply(Arc::make_mut(&mut self.files[*file].cache), &effect);
                 self.files[*file].pending.push((seq, effect));
             }
             Op::Sync { file } => {
                 let FileState { durable, pending, .. } = &mut self.files[*file];
-                pending.drain(..).for_each(|(_, effect)| apply(durable, &effect));
+                if !pending.is_empty() {
+                    let durable = Arc::make_mut(durable);
+                    pending.drain(..).for_each(|(_, effect)| apply(durable, &effect));
+                }
             }
             Op::SyncRange { file, range } => self.files[*file].sync_range(range),
             Op::SyncFailed { file } => self.files[*file].pending.clear(),
@@ -350,7 +368,7 @@ impl Platter {
                 (Change::Name(NameChange { name, file: Some(file), .. }), _) => drop(names.insert(name.clone(), *file)),
                 (Change::Name(NameChange { name, .. }), _) => drop(names.remove(name)),
                 (Change::Data(file, effect), fate) => {
-                    let bytes = contents.entry(file).or_insert_with(|| self.files[file].durable.clone());
+                    let bytes = contents.entry(file).or_insert_with(|| self.files[file].durable.to_vec());
                     let before = bytes.len();
                     match (effect, fate) {
                         (Effect::Write { at, bytes: from }, Fate::Head(cut)) => {
@@ -371,10 +389,9 @@ impl Platter {
                 }
             }
         }
-        let content = |file: usize| match contents.get(&file) {
-            Some(bytes) => bytes.as_slice().into(),
-            None => self.files[file].durable.as_slice().into(),
-        };
+        let contents: BTreeMap<usize, Arc<Vec<u8>>> =
+            contents.into_iter().map(|(file, bytes)| (file, Arc::new(bytes))).collect();
+        let content = |file: usize| contents.get(&file).unwrap_or(&self.files[file].durable).clone();
         names.iter().map(|(name, file)| (name.clone(), content(*file))).collect()
     }
 
@@ -384,6 +401,25 @@ impl Platter {
         let segments = self.names.iter().filter(|(name, _)| ours(name));
         let mut writes = segments.flat_map(|(_, file)| &self.files[*file].pending);
         writes.any(|(_, effect)| matches!(effect, Effect::Write { .. }))
+    }
+
+    /// What the store in `dir` comes to if the power is cut now, and nothing or all of what is not synced is kept.
+    fn state_of(&self, dir: &str, kept: bool) -> Option<(Superblock, manifest::State)> {
+        let names = if kept { &self.names } else { &self.durable_names };
+        let content = |name: &str| {
+            let state = &self.files[*names.get(&format!("{dir}{name}"))?];
+            let mut bytes = state.durable.clone();
+            if kept && !state.pending.is_empty() {
+                state.pending.iter().for_each(|(_, effect)| apply(Arc::make_mut(&mut bytes), effect));
+            }
+            Some((name.to_owned(), bytes))
+        };
+        let superblock = Image::from([content(superblock::FILE)?]);
+        let (slots, _) = Superblock::slots(&SimDisk::new(superblock, 0)).ok()?;
+        let superblock = slots.into_iter().flatten().max_by_key(|slot| slot.generation)?;
+        let manifest = Image::from([content(&manifest::file_name(superblock.manifest))?]);
+        let manifest = Manifest::read(Arc::new(SimDisk::new(manifest, 0)), superblock).ok()?;
+        Some((superblock, manifest.state().clone()))
     }
 
     fn used_bytes(&self) -> u64 {
@@ -425,12 +461,12 @@ impl FileState {
                 len = to;
                 if to < self.durable.len() as u64 || cuts && to < range.end {
                     // Bytes that are synced came after the cut where they lie beyond it: it is not done again to them.
-                    self.durable.truncate(to as usize);
+                    Arc::make_mut(&mut self.durable).truncate(to as usize);
                     self.pending.iter_mut().for_each(|(_, effect)| effect.cut(to));
                 } else {
                     // As much of the new length as the synced bytes need.
                     let len = to.min(range.end).max(self.durable.len() as u64);
-                    self.durable.resize(len as usize, 0);
+                    Arc::make_mut(&mut self.durable).resize(len as usize, 0);
                     self.pending.push((seq, Effect::Resize { to }));
                 }
                 continue;
@@ -443,7 +479,7 @@ impl FileState {
                 self.pending.push((seq, effect));
                 continue;
             }
-            write_into(&mut self.durable, from, part(from, to));
+            write_into(Arc::make_mut(&mut self.durable), from, part(from, to));
             for (from, to) in [(*at, from), (to, end)] {
                 if from < to {
                     self.pending.push((seq, Effect::Write { at: from, bytes: part(from, to).into() }));
@@ -492,6 +528,8 @@ enum Call {
     Write,
     /// Needs space.
     Grow,
+    /// Needs space, and another way is there if it fails.
+    Link,
     Sync,
     Remove,
 }
@@ -500,7 +538,7 @@ impl Failure {
     fn hits(self, call: Call) -> bool {
         match self {
             Failure::Io => true,
-            Failure::NoSpace => matches!(call, Call::Write | Call::Grow | Call::Sync),
+            Failure::NoSpace => matches!(call, Call::Write | Call::Grow | Call::Link | Call::Sync),
             Failure::Short | Failure::Interrupted => matches!(call, Call::Read | Call::Write),
             Failure::Zero => call == Call::Write,
         }
@@ -513,7 +551,8 @@ struct World {
     ops: Vec<Op>,
     platter: Platter,
     calls: u64,
-    fault: Option<Fault>,
+    /// In the order in which they come.
+    faults: Vec<Fault>,
     fault_calls: u64,
     fault_hits: u64,
     /// Bytes that fit.
@@ -523,6 +562,12 @@ struct World {
     boot: u64,
     /// Directories in which a sync has failed since then.
     sync_failed: BTreeSet<String>,
+    /// Directories in which a write has failed since then, and not for want of space.
+    write_failed: BTreeSet<String>,
+    /// Files that a manifest named as complete: nobody may write them any more.
+    complete: BTreeSet<usize>,
+    /// A part of a file that cannot be read.
+    unreadable: Option<(String, Range<u64>)>,
     /// Files cannot be linked, as from one file system to another.
     no_links: bool,
     violation: Option<String>,
@@ -551,8 +596,34 @@ impl World {
         {
             self.breach(format!("{} is linked, and written", self.platter.files[*file].name));
         }
+        self.check_written_once(&op);
         self.platter.apply(&op);
         self.ops.push(op);
+    }
+
+    /// A byte of a log segment is written once, and a file that is complete not at all. The same bytes may be written again.
+    fn check_written_once(&mut self, op: &Op) {
+        let breach = match op {
+            Op::Write { file, at, bytes } => {
+                let state = &self.platter.files[*file];
+                let at = (*at as usize).min(state.cache.len());
+                let old = &state.cache[at..(at + bytes.len()).min(state.cache.len())];
+                let is_log = segment::number_of(base_of(&state.name)).is_some();
+                let changes = old.iter().zip(&**bytes).any(|(old, new)| *old != 0 && old != new);
+                let differs = old.len() < bytes.len() || old != &bytes[..old.len()];
+                (is_log && changes).then_some("has bytes of the log written over").or_else(|| {
+                    (self.complete.contains(file) && differs).then_some("is complete by the manifest, and written")
+                })
+            }
+            Op::Resize { file, to } => {
+                let is_cut = self.complete.contains(file) && *to != self.platter.files[*file].cache.len() as u64;
+                is_cut.then_some("is complete by the manifest, and cut or extended")
+            }
+            _ => None,
+        };
+        if let (Some(what), Op::Write { file, .. } | Op::Resize { file, .. }) = (breach, op) {
+            self.breach(format!("{} {what}", self.platter.files[*file].name));
+        }
     }
 
     #[cold]
@@ -570,13 +641,19 @@ impl World {
         if self.sync_failed.contains(dir) && !matches!(call, Call::Look | Call::Read | Call::Remove) {
             self.breach(format!("{call:?} after a sync has failed"));
         }
-        let Some(fault) = self.fault else { return Ok(None) };
-        self.fault_calls += 1;
-        let due = if fault.sticky { self.fault_calls > fault.after } else { self.fault_calls == fault.after + 1 };
-        if !due || !fault.failure.hits(call) {
+        if self.faults.is_empty() {
             return Ok(None);
         }
+        self.fault_calls += 1;
+        let calls = self.fault_calls;
+        let due = |fault: &Fault| if fault.sticky { calls > fault.after } else { calls == fault.after + 1 };
+        let Some(fault) = self.faults.iter().find(|fault| due(fault) && fault.failure.hits(call)).copied() else {
+            return Ok(None);
+        };
         self.fault_hits += 1;
+        if fault.failure == Failure::Io && matches!(call, Call::Write | Call::Grow) {
+            self.write_failed.insert(dir.to_owned());
+        }
         match fault.failure {
             Failure::Io => Err(eio()),
             Failure::NoSpace => Err(io::ErrorKind::StorageFull.into()),
@@ -595,6 +672,18 @@ impl World {
         match self.quota {
             Some(quota) if want > len => want.min(len + quota.saturating_sub(self.platter.used_bytes())),
             _ => want,
+        }
+    }
+
+    /// Whether a part of a file can be read.
+    fn readable(&self, file: usize, range: &Range<u64>) -> io::Result<()> {
+        match &self.unreadable {
+            Some((name, bad))
+                if *name == self.platter.files[file].name && bad.start < range.end && range.start < bad.end =>
+            {
+                Err(eio())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -621,46 +710,107 @@ impl World {
         if let Some(name) = missing {
             self.breach(format!("the manifest names {name}, whose header or name is not durable"));
         }
-        let mut checkpoint = None;
-        for (i, edit) in self.platter.files[file].cache.chunks_exact(EDIT_BYTES).enumerate() {
-            match field(edit, 0).map(|first| first >> 32) {
-                Some(8) => checkpoint = field(edit, 1).filter(|_| written((i * EDIT_BYTES) as u64)),
-                Some(9) => checkpoint = None,
+        self.check_complete(file, &dir, &written);
+    }
+
+    /// What an edit just written says is on the disk must be there: a sealed or closed segment up to its end, runs and
+    /// checkpoints whole, and the log that those were made of. It stays as it is from then on.
+    fn check_complete(&mut self, manifest: usize, dir: &str, written: &dyn Fn(u64) -> bool) {
+        let cache = self.platter.files[manifest].cache.clone();
+        let field = |edit: &[u8], i: usize| {
+            edit.get(8 * i..8 * i + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
+        };
+        // Number, base; and what is named now, by kind and number.
+        let mut bases = BTreeMap::new();
+        let mut named: BTreeMap<(u64, u64), (String, u64)> = BTreeMap::new();
+        let mut covers: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+        for (i, edit) in cache.chunks_exact(EDIT_BYTES).enumerate() {
+            let new = written((i * EDIT_BYTES) as u64);
+            let (tag, number, second, third) = (field(edit, 0) >> 32, field(edit, 1), field(edit, 2), field(edit, 3));
+            match tag {
+                1 => drop(bases.insert(number, second)),
+                2 | 4 => {
+                    let base = bases.get(&number).copied().unwrap_or(0);
+                    let name = segment::file_name(number);
+                    if new {
+                        named.insert((tag, number), (name, second.saturating_sub(base)));
+                    }
+                }
+                3 => drop((named.remove(&(2, number)), named.remove(&(4, number)))),
+                5 => named.retain(|(tag, _), _| *tag != 4),
+                6 => {
+                    // It takes the place of all within.
+                    let within = |(from, to): &(u64, u64)| *from >= second && *to <= third;
+                    named.retain(|(tag, n), _| *tag != 6 || !covers.get(n).is_some_and(within));
+                    covers.insert(number, (second, third));
+                    if new {
+                        named.insert((6, number), (run::format::file_name(number), u64::MAX));
+                    }
+                }
+                7 => drop(named.remove(&(6, number))),
+                8 => {
+                    named.retain(|(tag, _), _| *tag != 8);
+                    if new {
+                        named.insert((8, number), (checkpoint::file_name(number), u64::MAX));
+                        let unsynced = self.unsynced_log(dir, &bases);
+                        if unsynced < third {
+                            self.breach(format!(
+                                "checkpoint {number} is made of the log up to {third}, on the disk up to {unsynced}"
+                            ));
+                        }
+                    }
+                }
+                9 => drop(named.remove(&(8, number))),
                 _ => {}
             }
         }
-        if let Some(name) = checkpoint.map(|number| dir.clone() + &checkpoint::file_name(number)) {
-            let len =
-                self.platter.names.get(&name).map_or(u64::MAX, |file| self.platter.files[*file].cache.len() as u64);
+        for ((tag, _), (name, len)) in named {
+            let name = format!("{dir}{name}");
+            let Some(&file) = self.platter.names.get(&name) else {
+                self.breach(format!("the manifest names {name}, which is not there"));
+                continue;
+            };
+            let len = len.min(self.platter.files[file].cache.len() as u64);
             if !self.platter.is_durable(&name, &(0..len)) {
-                self.breach(format!("the manifest names {name}, which is not durable"));
+                self.breach(format!("the manifest says that {name} is on the disk up to byte {len}, and it is not"));
+            }
+            // A log that was closed goes on in the same segment.
+            if tag != 4 {
+                self.complete.insert(file);
             }
         }
     }
 
+    /// The first log position whose byte waits for a sync.
+    fn unsynced_log(&self, dir: &str, bases: &BTreeMap<u64, u64>) -> u64 {
+        let unsynced = bases.iter().filter_map(|(number, base)| {
+            let file = self.platter.names.get(&format!("{dir}{}", segment::file_name(*number)))?;
+            let writes = self.platter.files[*file].pending.iter().filter_map(|(_, effect)| match effect {
+                Effect::Write { at, .. } => Some(*at),
+                Effect::Resize { .. } => None,
+            });
+            writes.min().map(|at| base + at)
+        });
+        unsynced.min().unwrap_or(u64::MAX)
+    }
+
     /// Called before `name` is removed: no manifest that a power cut could leave may need it.
     fn check_removal(&mut self, dir: &str, name: &str) {
-        for variant in [Variant::AllLost, Variant::AllKept] {
-            let mut image = image_of(&self.platter.image(variant), dir);
-            image.retain(|name, _| segment::number_of(name).is_none());
-            let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(image, 0));
-            let Ok(Some(superblock)) = Superblock::read(&*disk) else { continue };
-            if manifest::number_of(name) == Some(superblock.manifest) {
-                self.breach(format!("{name} is removed, and the superblock names it ({variant:?})"));
-            }
-            let Ok(manifest) = Manifest::read(disk, superblock) else { continue };
-            if segment::number_of(name).is_some_and(|number| manifest.state().segments.contains_key(&number)) {
-                self.breach(format!("{name} is removed, and the manifest names it ({variant:?})"));
-            }
-            let checkpoint = checkpoint::number_of(name);
-            if checkpoint.is_some_and(|n| manifest.state().checkpoint.is_some_and(|checkpoint| checkpoint.number == n))
-            {
-                self.breach(format!("{name} is removed, and the manifest names it ({variant:?})"));
-            }
-            let run = run::format::number_of(name);
-            if run.is_some_and(|number| manifest.state().runs.values().any(|run| run.number == number)) {
-                self.breach(format!("{name} is removed, and the manifest names it ({variant:?})"));
-            }
+        for kept in [false, true] {
+            let Some((superblock, state)) = self.platter.state_of(dir, kept) else { continue };
+            let named = match () {
+                () if manifest::number_of(name) == Some(superblock.manifest) => "the superblock",
+                () if segment::number_of(name).is_some_and(|n| state.segments.contains_key(&n)) => "the manifest",
+                () if checkpoint::number_of(name).is_some_and(|n| state.checkpoint.is_some_and(|c| c.number == n)) => {
+                    "the manifest"
+                }
+                () if run::format::number_of(name).is_some_and(|n| state.runs.values().any(|run| run.number == n)) => {
+                    "the manifest"
+                }
+                () => continue,
+            };
+            let way = if kept { "kept" } else { "lost" };
+            self.breach(format!("{name} is removed, and {named} names it if all is {way}"));
         }
     }
 
@@ -716,8 +866,14 @@ impl SimDisk {
         let mut world = self.world.lock();
         world.boot += 1;
         world.sync_failed.clear();
-        world.fault = None;
+        world.write_failed.clear();
+        world.faults.clear();
         SimDisk { world: self.world.clone(), boot: world.boot, ..self.clone() }
+    }
+
+    /// Whether the process that has this handle lives.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.boot == self.world.lock().boot
     }
 
     /// What was there at first and all that was done since.
@@ -741,14 +897,32 @@ impl SimDisk {
         self.world.lock().platter.image(variant)
     }
 
+    /// The disk as readers saw it at an earlier moment.
+    pub(crate) fn image_at(&self, moment: usize) -> Image {
+        let (base, ops) = self.recording();
+        let mut platter = Platter::new(&base);
+        ops.iter().take(moment).for_each(|op| platter.apply(op));
+        platter.image(Variant::AllKept)
+    }
+
+    /// Has reading a part of a file fail.
+    pub(crate) fn set_unreadable(&self, name: &str, range: Range<u64>) {
+        self.world.lock().unreadable = Some((name.to_owned(), range));
+    }
+
     pub(crate) fn violation(&self) -> Option<String> {
         self.world.lock().violation.clone()
     }
 
     /// Has a call fail; `None` heals the disk.
     pub(crate) fn set_fault(&self, fault: Option<Fault>) {
+        self.set_faults(fault.as_slice());
+    }
+
+    /// Has calls fail, each as its own fault says; none heals the disk.
+    pub(crate) fn set_faults(&self, faults: &[Fault]) {
         let mut world = self.world.lock();
-        world.fault = fault;
+        world.faults = faults.to_vec();
         world.fault_calls = 0;
         world.fault_hits = 0;
     }
@@ -825,7 +999,7 @@ impl Disk for SimDisk {
 
     fn link_to(&self, name: &str, to: &dyn Disk) -> io::Result<()> {
         let mut world = self.world.lock();
-        world.plain(self, Call::Grow)?;
+        world.plain(self, Call::Link)?;
         world.check_name(name);
         let Some(to) = to.path().and_then(Path::to_str).filter(|_| !world.no_links) else {
             return Err(io::ErrorKind::CrossesDevices.into());
@@ -910,6 +1084,7 @@ impl File for SimFile {
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
         let mut world = self.disk.world.lock();
         let half = world.call(self.disk.boot, &self.disk.dir, Call::Read)?.is_some();
+        world.readable(self.file, &(offset..offset + into.len() as u64))?;
         let from = world.platter.files[self.file].cache.get(offset as usize..).unwrap_or_default();
         let n = from.len().min(if half { into.len().div_ceil(2) } else { into.len() });
         into[..n].copy_from_slice(&from[..n]);
@@ -920,6 +1095,7 @@ impl File for SimFile {
         let mut world = self.disk.world.lock();
         let failure = world.call(self.disk.boot, &self.disk.dir, Call::Write)?;
         if failure == Some(Failure::Zero) {
+            world.write_failed.insert(self.disk.dir.to_string());
             return Ok(0);
         }
         let asked = if failure.is_some() { from.len().div_ceil(2) } else { from.len() };
@@ -968,6 +1144,7 @@ impl File for SimFile {
     fn map(&self, bytes: u64, writable: bool) -> io::Result<Map> {
         let mut world = self.disk.world.lock();
         world.plain(&self.disk, Call::Look)?;
+        world.readable(self.file, &(0..bytes))?;
         let cache = &world.platter.files[self.file].cache;
         let there = &cache[..cache.len().min(bytes as usize)];
         if !writable && there.len() < bytes as usize {
@@ -979,6 +1156,7 @@ impl File for SimFile {
     fn map_private(&self, bytes: u64) -> io::Result<Private> {
         let mut world = self.disk.world.lock();
         world.plain(&self.disk, Call::Look)?;
+        world.readable(self.file, &(0..bytes))?;
         let cache = &world.platter.files[self.file].cache;
         let Some(bytes) = cache.get(..bytes as usize) else {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it should be"));
@@ -995,6 +1173,9 @@ impl Watch for SimFile {
         }
         if world.sync_failed.contains(&*self.disk.dir) {
             world.breach("a record is written after a sync has failed".to_owned());
+        }
+        if world.write_failed.contains(&*self.disk.dir) {
+            world.breach("a record is written after a write has failed".to_owned());
         }
         let FileState { name, cache, .. } = &world.platter.files[self.file];
         if at + bytes.len() as u64 > cache.len() as u64 {

@@ -31,6 +31,7 @@ use crate::manifest::edit::Edit;
 use crate::manifest::superblock::Superblock;
 use crate::manifest::{self, CheckpointEntry, Manifest};
 use crate::run;
+use crate::seeded::{Bug, seeded};
 use crate::segment::{self, HEADER_BYTES, Header, Segment};
 use record::{Prepared, Purpose, Record};
 
@@ -292,7 +293,10 @@ impl Log {
     /// The durable mark to be written into the next record, if it is newer than the one last written.
     #[inline]
     pub(crate) fn take_mark(&self) -> Option<u64> {
-        let durable = self.durable.load(Ordering::Acquire);
+        let durable = match self.durable.load(Ordering::Acquire) {
+            durable if seeded(Bug::MarkTooHigh) => durable.max(self.end(&epoch::pin())),
+            durable => durable,
+        };
         (durable > self.marked.load(Ordering::Relaxed) && durable > self.marked.fetch_max(durable, Ordering::Relaxed))
             .then_some(durable)
     }
@@ -435,7 +439,8 @@ impl Log {
             // Zeros that are on the disk already make a later sync write just the pages it is about.
             file.reserve(first).map_err(failed).map_err(give_up)?;
         }
-        file.sync().and_then(|()| self.disk.sync_dir()).map_err(no_sync)?;
+        let written = if seeded(Bug::NoHeaderSync) { Ok(()) } else { file.sync() };
+        written.and_then(|()| if seeded(Bug::NoNameSync) { Ok(()) } else { self.disk.sync_dir() }).map_err(no_sync)?;
         if !self.syncs {
             file.reserve(first).map_err(failed).map_err(give_up)?;
         }
@@ -778,7 +783,10 @@ impl Log {
     /// hold a place in them.
     pub(crate) fn retire(&self, segment: &Arc<Segment>) -> Result<()> {
         let number = segment.header.number;
-        self.manifest.lock().append(Edit::Remove { segment: number })?;
+        if seeded(Bug::UnlinkBeforeEdit) {
+            let _ = self.disk.remove(&segment::file_name(number));
+        }
+        self.manifest.lock().append(Edit::Remove { segment: number, durable: self.durable() })?;
         // Where an open file cannot be removed (Windows) the next open does it.
         let _ = self.disk.remove(&segment::file_name(number));
         self.retire_slots(segment.clone());
@@ -796,7 +804,8 @@ impl Log {
 
     /// Background: takes back the address slots of retired segments that nobody can reach any more.
     pub(crate) fn free_slots_of_retired(&self) {
-        let gone = |retired: &&Retired| retired.unreachable.load(Ordering::Acquire);
+        // A simulation has one thread, which holds no place here, and must not depend on the collector's other threads.
+        let gone = |retired: &&Retired| retired.unreachable.load(Ordering::Acquire) || seam::simulated();
         let free: Vec<_> = self.retired.lock().iter().filter(gone).map(|retired| retired.segment.clone()).collect();
         if free.is_empty() {
             // Epochs only move on when somebody asks.
@@ -839,13 +848,19 @@ impl Log {
         }
         let mut grow = self.grow.lock();
         if let Some(unused) = grow.next.take() {
-            self.manifest.lock().append(Edit::Remove { segment: unused.header.number })?;
+            let remove = Edit::Remove { segment: unused.header.number, durable: self.durable() };
+            self.manifest.lock().append(remove)?;
             let _ = self.disk.remove(&segment::file_name(unused.header.number));
         }
         let active = self.active.load(&epoch::pin()).clone();
         active.region.close().map_err(|e| not_written(&active, e))?;
-        self.synced(&active, active.sync_closed())?;
-        self.manifest.lock().append(Edit::Close { segment: active.header.number, end: active.end() })
+        if !seeded(Bug::CloseDoesNotSync) {
+            self.synced(&active, active.sync_closed())?;
+        }
+        self.manifest.lock().append(Edit::Close {
+            segment: active.header.number,
+            end: active.end() + if seeded(Bug::CloseSaysTooMuch) { 8 } else { 0 },
+        })
     }
 
     /// All segments that hold records, by position.
@@ -888,7 +903,7 @@ impl Found<'_> {
     /// Whether it reads as absent by now.
     #[inline]
     pub(crate) fn is_expired(&self) -> bool {
-        self.record.expires.is_some_and(|at| at <= seam::unix_ms())
+        self.record.expires.is_some_and(|at| at <= seam::unix_ms()) && !seeded(Bug::ExpiryIgnored)
     }
 }
 

@@ -5,6 +5,7 @@
 //! |      4 |     4 | tag                                                                   |
 //! |      8 |     8 | number of the segment, run or checkpoint                              |
 //! |     16 |     8 | `Add`: base; `Seal`, `Close`: end of the records, a log position;     |
+//! |        |       | `Remove`: position up to which the log was on the disk then, or 0;    |
 //! |        |       | `AddRun`: first log position it covers; `AddCheckpoint`: first log    |
 //! |        |       | position to be replayed after it                                      |
 //! |     24 |     8 | `Add`: capacity in bytes; `AddRun`: first position after those;       |
@@ -14,6 +15,7 @@
 
 use crate::checksum::Seed;
 use crate::codec::Reader;
+use crate::seeded::{Bug, seeded};
 
 /// Bytes of every edit.
 pub(crate) const EDIT_BYTES: usize = 32;
@@ -25,8 +27,9 @@ pub(crate) enum Edit {
     Add { segment: u64, base: u64, capacity: u64 },
     /// The segment takes no more; all its records, up to `end`, are on the disk.
     Seal { segment: u64, end: u64 },
-    /// The segment does not belong to the store any more; its file may still be there.
-    Remove { segment: u64 },
+    /// The segment does not belong to the store any more; its file may still be there. The log before `durable` was on the
+    /// disk: what was moved out of the segment stands there.
+    Remove { segment: u64, durable: u64 },
     /// The store was closed: the log ends at `end` in this segment, and all of it is on the disk.
     Close { segment: u64, end: u64 },
     /// The store was opened for writing after a [`Edit::Close`].
@@ -49,7 +52,7 @@ impl Edit {
         let (tag, fields): (u32, [u64; 3]) = match *self {
             Edit::Add { segment, base, capacity } => (1, [segment, base, capacity]),
             Edit::Seal { segment, end } => (2, [segment, end, 0]),
-            Edit::Remove { segment } => (3, [segment, 0, 0]),
+            Edit::Remove { segment, durable } => (3, [segment, durable, 0]),
             Edit::Close { segment, end } => (4, [segment, end, 0]),
             Edit::Open => (5, [0, 0, 0]),
             Edit::AddRun { run, from, to } => (6, [run, from, to]),
@@ -73,13 +76,13 @@ impl Edit {
         let checksum = reader.u32()?;
         let tag = reader.u32()?;
         let (segment, second, third) = (reader.u64()?, reader.u64()?, reader.u64()?);
-        if seed.checksum(bytes.get(4..EDIT_BYTES)?) != checksum {
+        if seed.checksum(bytes.get(4..EDIT_BYTES)?) != checksum && !seeded(Bug::EditUnchecked) {
             return None;
         }
         match (tag, second, third) {
             (1, base, capacity) => Some(Edit::Add { segment, base, capacity }),
             (2, end, 0) => Some(Edit::Seal { segment, end }),
-            (3, 0, 0) => Some(Edit::Remove { segment }),
+            (3, durable, 0) => Some(Edit::Remove { segment, durable }),
             (4, end, 0) => Some(Edit::Close { segment, end }),
             (5, 0, 0) if segment == 0 => Some(Edit::Open),
             (6, from, to) if from < to => Some(Edit::AddRun { run: segment, from, to }),
@@ -101,7 +104,7 @@ mod tests {
         for edit in [
             Edit::Add { segment: 1, base: 2, capacity: 3 },
             Edit::Seal { segment: 1, end: 2 },
-            Edit::Remove { segment: 1 },
+            Edit::Remove { segment: 1, durable: 2 },
             Edit::Close { segment: 1, end: 2 },
             Edit::Open,
             Edit::AddRun { run: 1, from: 2, to: 3 },

@@ -13,8 +13,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::checksum::Seed;
+use crate::codec::hex16;
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::{self, Disk, File};
+use crate::seeded::{Bug, seeded};
 use edit::{EDIT_BYTES, Edit};
 use superblock::Superblock;
 
@@ -29,8 +31,7 @@ pub(crate) fn file_name(number: u64) -> String {
 
 /// The number in a manifest's file name.
 pub(crate) fn number_of(name: &str) -> Option<u64> {
-    let digits = name.strip_prefix("MANIFEST-").filter(|d| d.len() == 16)?;
-    u64::from_str_radix(digits, 16).ok().filter(|n| file_name(*n) == name)
+    hex16(name.strip_prefix("MANIFEST-")?)
 }
 
 /// What the manifest says of one segment.
@@ -66,6 +67,8 @@ pub(crate) struct State {
     pub(crate) segments: BTreeMap<u64, Entry>,
     /// The store was closed and not opened since: the segment and the position where the log ends.
     pub(crate) closed: Option<(u64, u64)>,
+    /// The log before this position was on the disk when a segment was given up.
+    pub(crate) durable: u64,
     /// First segment number never used.
     pub(crate) next_segment: u64,
     /// First log position behind all segments that ever were.
@@ -91,8 +94,9 @@ impl State {
                 self.next_base = self.next_base.max(base.checked_add(capacity)?);
             }
             Edit::Seal { segment, end } => self.segments.get_mut(&segment)?.sealed = Some(end),
-            Edit::Remove { segment } => {
+            Edit::Remove { segment, durable } => {
                 self.segments.remove(&segment)?;
+                self.durable = self.durable.max(durable);
             }
             Edit::Close { segment, end } => self.closed = Some((segment, end)),
             Edit::Open => {}
@@ -130,10 +134,12 @@ impl State {
             edits.push(Edit::Add { segment, base: entry.base, capacity: entry.capacity });
             edits.extend(entry.sealed.map(|end| Edit::Seal { segment, end }));
         }
-        if let Some(last) = self.next_segment.checked_sub(1).filter(|n| !self.segments.contains_key(n)) {
-            // Keeps the number, and the positions, from being used again.
-            edits.push(Edit::Add { segment: last, base: self.next_base, capacity: 0 });
-            edits.push(Edit::Remove { segment: last });
+        // The last number that is given up: it keeps numbers and positions from being used again, and says how far the log was
+        // on the disk then.
+        let gone = (0..self.next_segment).rev().find(|n| !self.segments.contains_key(n));
+        if let Some(gone) = gone.filter(|_| !seeded(Bug::PositionsReused)) {
+            edits.push(Edit::Add { segment: gone, base: self.next_base, capacity: 0 });
+            edits.push(Edit::Remove { segment: gone, durable: self.durable });
         }
         if let Some(last) = self.next_run.checked_sub(1).filter(|n| self.runs.values().all(|run| run.number != *n)) {
             edits.push(Edit::AddRun { run: last, from: 0, to: 1 });
@@ -207,9 +213,12 @@ impl Manifest {
         if let Err(e) = io::write_full(&*self.file, self.bytes, &bytes).map_err(failed) {
             // Half an edit never counts, and is written over.
             self.broken = e.kind() != ErrorKind::NoSpace;
+            if seeded(Bug::HalfEditStays) {
+                self.bytes += EDIT_BYTES as u64;
+            }
             return Err(e);
         }
-        if let Err(e) = self.file.sync() {
+        if let Err(e) = if seeded(Bug::NoManifestSync) { Ok(()) } else { self.file.sync() } {
             self.broken = true;
             return Err(Error::sync(format_args!("cannot sync {name}"), e));
         }
@@ -221,7 +230,8 @@ impl Manifest {
     /// Makes the manifest ready for appending after it was read: one that was not closed, or has grown long, is written
     /// anew, since what a crashed process left in the system's cache may not be on the disk.
     pub(crate) fn take_over(&mut self) -> Result<()> {
-        if !self.torn && self.bytes <= REWRITE_BYTES && self.state.closed.is_some() {
+        let torn = self.torn && !seeded(Bug::TornEditKept);
+        if !torn && self.bytes <= REWRITE_BYTES && (self.state.closed.is_some() || seeded(Bug::TornEditKept)) {
             // Again, lest the edits that were read stand in the system's cache only, after a sync that failed.
             let edits =
                 io::read_whole(&*self.file, FILE_BYTES_MAX).and_then(|edits| io::write_full(&*self.file, 0, &edits));
@@ -262,8 +272,10 @@ fn write_new(disk: &dyn Disk, superblock: &Superblock, state: &State) -> Result<
             bytes.extend_from_slice(&edit.encode(seed(superblock, bytes.len() as u64)));
         }
         io::write_full(&*file, 0, &bytes)?;
-        file.sync()?;
-        disk.sync_dir()?;
+        if !seeded(Bug::ManifestNotSyncedFirst) {
+            file.sync()?;
+            disk.sync_dir()?;
+        }
         Ok((file, bytes.len() as u64))
     };
     write().map_err(|e| Error::io(format_args!("cannot write {name}"), e))
@@ -341,7 +353,7 @@ mod tests {
         manifest.append(Edit::Add { segment: 0, base: 0, capacity: 100 }).unwrap();
         manifest.append(Edit::Add { segment: 1, base: 100, capacity: 100 }).unwrap();
         manifest.append(Edit::Seal { segment: 0, end: 90 }).unwrap();
-        manifest.append(Edit::Remove { segment: 1 }).unwrap();
+        manifest.append(Edit::Remove { segment: 1, durable: 95 }).unwrap();
         let mut again = reread(&disk).unwrap();
         assert_eq!(again.state(), manifest.state());
         again.take_over().unwrap();

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::format::{Entry, KIND, REST_IS_LONG, SET_WITH_EXPIRY, stamp_bytes};
 use super::{Block, Damaged, Run};
 use crate::codec::Reader;
+use crate::seeded::{Bug, seeded};
 
 /// A place in a run, at an entry.
 pub(crate) struct Cursor {
@@ -99,7 +100,10 @@ impl Cursor {
                 return Ok(false);
             }
             self.number += 1;
-            self.block = self.run.block(self.number)?;
+            self.block = match self.run.block(self.number) {
+                Err(_) if seeded(Bug::DamagedRunEnds) => return Ok(false),
+                block => block?,
+            };
             (self.at, self.left) = (self.block.entries_at, self.block.entries);
             self.key.clear();
         }

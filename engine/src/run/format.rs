@@ -51,7 +51,7 @@
 //! Source: front coding with restarts after LevelDB's table format.
 
 use crate::checksum::Seed;
-use crate::codec::Reader;
+use crate::codec::{Reader, hex16};
 
 pub(crate) const HEADER_BYTES: usize = 52;
 pub(crate) const FOOTER_BYTES: usize = 48;
@@ -210,6 +210,5 @@ pub(crate) fn file_name(number: u64) -> String {
 
 /// The number in a run's file name.
 pub(crate) fn number_of(name: &str) -> Option<u64> {
-    let digits = name.strip_suffix(".run").filter(|d| d.len() == 16)?;
-    u64::from_str_radix(digits, 16).ok().filter(|n| file_name(*n) == name)
+    hex16(name.strip_suffix(".run")?)
 }

@@ -57,6 +57,22 @@ impl fmt::Display for Counts {
     }
 }
 
+/// The power cuts and the failures of one seed's backup, as counted by others.
+///
+/// # Errors
+/// The first broken promise.
+pub fn round(seed: u64) -> Result<super::counts::Counts, super::counts::Violation> {
+    let plan = Plan { seed, workloads: 1, steps: 40, each: 12 };
+    let made = cuts(&plan).and_then(|cuts| errors(&plan).map(|errors| (cuts, errors)));
+    let (cuts, errors) = made.map_err(|what| super::counts::Violation::new(seed, None, what))?;
+    let mut counts = super::counts::Counts::default();
+    counts.add("backups", cuts.backups + errors.backups);
+    counts.add("images_of_a_backup", cuts.images);
+    counts.add("failed_backups", errors.failures);
+    counts.add("backup_cases", cuts.images + errors.failures);
+    Ok(counts)
+}
+
 /// Cuts the power at every moment of a backup.
 ///
 /// # Errors

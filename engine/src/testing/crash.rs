@@ -1,5 +1,5 @@
-//! Power cuts: a workload runs once; then, for every moment of its recording and many ways in which the cut may end, the
-//! disk is rebuilt, opened and judged; and so is what a second cut leaves of the opening.
+//! Power cuts: calls are made once; then, for every moment of their recording and many ways in which the cut may end, the
+//! disk is rebuilt, opened and judged; and so is what a second and a third cut leave of the opening.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -10,11 +10,13 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::Random;
+use super::call::{Call, Calls};
+use super::counts::{Case, Counts, Violation, cuts_text, parse_cuts, shrink};
 use super::feed;
 use super::model::{self, History, Seen};
-use super::workload::{Run, Step, options};
+use super::workload::{Run, Step};
 use crate::checkpoint;
-use crate::io::sim::{Image, Op, Platter, SimDisk, Variant};
+use crate::io::sim::{self, Image, Op, Platter, SimDisk, Variant};
 use crate::io::{Disk, disk};
 use crate::manifest::superblock::{self, Superblock};
 use crate::manifest::{self, Manifest};
@@ -22,86 +24,59 @@ use crate::run;
 use crate::segment;
 use crate::{Durability, Options, Store};
 
-/// How much a campaign does.
+/// How much of a workload is tried.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// Of the first workload; the next ones count up.
-    pub seed: u64,
-    /// Disk images to open, about.
-    pub images: u64,
     /// Calls of a workload.
     pub steps: u32,
+    /// Disk images to open, at most.
+    pub images: u64,
     /// Images for each moment; 0 for every variant there is.
     pub each: u32,
-    /// Workloads at most.
-    pub workloads: u64,
     /// One image in so many has its recovery cut, too; 0 for none.
     pub recovery_every: u64,
+    /// Cuts, one in the recovery of the other.
+    pub depth: u32,
 }
 
-/// What a campaign did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Workloads run.
-    pub workloads: u64,
-    /// Moments at which the power was cut.
-    pub moments: u64,
-    /// Different images opened.
-    pub images: u64,
-    /// Of them, images of a recovery cut short.
-    pub recovery_images: u64,
-    /// Images opened from a directory checkpoint.
-    pub checkpoints: u64,
-}
-
-impl fmt::Display for Counts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { workloads, moments, images, recovery_images, checkpoints } = self;
-        write!(f, "{workloads} workloads, {moments} moments, {images} images ({recovery_images} of recoveries, ")?;
-        write!(f, "{checkpoints} with a checkpoint)")
-    }
-}
-
-/// A broken promise, and how to see it again.
-#[derive(Clone, Debug)]
-pub struct Violation {
-    /// Of the workload.
-    pub seed: u64,
-    /// Where and how the power was cut, and again.
-    pub cuts: Vec<(usize, Variant)>,
-    /// What was wrong.
-    pub what: String,
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "seed {}", self.seed)?;
-        for (moment, variant) in &self.cuts {
-            write!(f, ", cut before op {moment}: {variant:?}")?;
-        }
-        write!(f, ": {}", self.what)
-    }
-}
-
-/// Runs workloads from `plan.seed` on until enough images were opened.
+/// Cuts the power at every moment of the calls of a seed.
 ///
 /// # Errors
-/// The first broken promise.
-pub fn campaign(plan: &Plan) -> Result<Counts, Violation> {
-    let mut campaign = Campaign { plan: *plan, counts: Counts::default(), known: HashSet::new() };
-    let mut seed = plan.seed;
-    while campaign.counts.images < plan.images && campaign.counts.workloads < plan.workloads {
-        campaign.workload(seed)?;
-        seed += 1;
+/// The first broken promise, made small.
+pub fn round(seed: u64, plan: &Plan, case: &Case) -> Result<Counts, Violation> {
+    let all = Calls::of(seed, plan.steps);
+    let mut search = Search::new(seed, *plan);
+    let (at, what) = match search.calls(&case.pick(&all), case.at.as_deref()) {
+        Ok(()) => return Ok(search.counts),
+        Err(found) => found,
+    };
+    if case.calls.is_some() || case.at.is_some() {
+        return Err(Violation { seed, case: Case { at, ..case.clone() }, what });
     }
-    Ok(campaign.counts)
+    // Smaller in calls; of those left, the first moment and the plainest variant come first anyway.
+    let smaller = shrink(plan.steps, 60, |kept| {
+        let calls = Case { calls: Some(kept.to_vec()), at: None }.pick(&all);
+        let plan = Plan { images: plan.images.min(6000), ..*plan };
+        Search::new(seed, plan).calls(&calls, None).err()
+    });
+    match smaller {
+        Some((calls, (at, what))) => Err(Violation { seed, case: Case { calls: Some(calls), at }, what }),
+        None => Err(Violation { seed, case: Case { calls: None, at }, what }),
+    }
 }
 
-struct Campaign {
+/// Where, as `--at` has it, and what.
+type Finding = (Option<String>, String);
+
+/// Power cuts in the recording of some calls.
+pub(crate) struct Search {
+    seed: u64,
     plan: Plan,
-    counts: Counts,
+    pub(crate) counts: Counts,
     /// Hashes of images, each with what was allowed of it: once is enough.
     known: HashSet<u64>,
+    images: u64,
+    random: Random,
 }
 
 /// What an image came to: the number of commits it holds, and the recording of its opening.
@@ -111,46 +86,63 @@ pub(crate) struct Opened {
     ops: Vec<Op>,
 }
 
-impl Campaign {
-    fn workload(&mut self, seed: u64) -> Result<(), Violation> {
-        self.counts.workloads += 1;
-        let disk = SimDisk::new(Image::new(), seed);
-        let mut run = Run::new(disk, seed);
-        for i in 0..self.plan.steps {
-            let done = caught(|| run.step()).and_then(|step| match step {
-                Step::Done => Ok(()),
-                other => Err(format!("{other:?} on a disk without a fault")),
-            });
-            done.map_err(|what| Violation { seed, cuts: Vec::new(), what: format!("step {i}: {what}") })?;
+impl Search {
+    pub(crate) fn new(seed: u64, plan: Plan) -> Search {
+        let random = Random::new(seed ^ 0x0063_7261_7368);
+        Search { seed, plan, counts: Counts::default(), known: HashSet::new(), images: 0, random }
+    }
+
+    fn calls(&mut self, calls: &[Call], at: Option<&str>) -> Result<(), Finding> {
+        self.counts.add("workloads", 1);
+        let mut run = Run::new(SimDisk::new(Image::new(), self.seed), self.seed);
+        for (i, call) in calls.iter().enumerate() {
+            make(&mut run, call).map_err(|what| (None, format!("call {i}, {call:?}: {what}")))?;
         }
+        let all = 0..=run.disk.now();
+        match at {
+            Some(at) => self.one(&run, at).map_err(|what| (Some(at.to_owned()), what)),
+            None => self.cuts(&run, all),
+        }
+    }
+
+    /// Cuts the power at these moments of a run.
+    pub(crate) fn cuts(&mut self, run: &Run, moments: RangeInclusive<usize>) -> Result<(), Finding> {
         let (base, ops) = run.disk.recording();
-        let mut random = Random::new(seed ^ 0x0063_7261_7368);
         let mut platter = Platter::new(&base);
-        for moment in 0..=ops.len() {
-            if self.counts.images >= self.plan.images {
+        ops[..*moments.start()].iter().for_each(|op| platter.apply(op));
+        for moment in moments {
+            if self.images >= self.plan.images {
                 return Ok(());
             }
-            self.counts.moments += 1;
-            let allowed = run.history.allowed(moment);
-            for variant in self.some(&platter, &mut random) {
-                let image = platter.image(variant);
-                let fail = |cuts: &[(usize, Variant)], what| {
-                    let cuts = [&[(moment, variant)], cuts].concat();
-                    Violation { seed, cuts, what }
-                };
-                let Some(opened) =
-                    self.open(seed, &image, &run.history, allowed.clone()).map_err(|what| fail(&[], what))?
-                else {
-                    continue;
-                };
-                if self.plan.recovery_every == 0 || !random.next().is_multiple_of(self.plan.recovery_every) {
-                    continue;
-                }
-                self.recovery(seed, &image, &opened, &run.history, &allowed, &mut random)
-                    .map_err(|(cut, what)| fail(&[cut], what))?;
-            }
+            self.counts.add("moments", 1);
+            self.moment(run, &platter, moment, &run.history.allowed(moment), &[])?;
             if let Some(op) = ops.get(moment) {
                 platter.apply(op);
+            }
+        }
+        Ok(())
+    }
+
+    /// The cut of one moment, of a run or of a recovery in it.
+    fn moment(
+        &mut self,
+        run: &Run,
+        platter: &Platter,
+        moment: usize,
+        allowed: &RangeInclusive<usize>,
+        before: &[(usize, Variant)],
+    ) -> Result<(), Finding> {
+        for variant in self.some(platter) {
+            let image = platter.image(variant);
+            let cuts = [before, &[(moment, variant)]].concat();
+            let opened = self.open(&image, run, allowed.clone());
+            let Some(opened) = opened.map_err(|what| (Some(cuts_text(&cuts)), what))? else { continue };
+            self.counts.add("recovery_images", u64::from(!before.is_empty()));
+            let cut_again = self.plan.recovery_every > 0
+                && before.len() + 1 < self.plan.depth as usize
+                && self.random.next().is_multiple_of(self.plan.recovery_every * (1 + 9 * before.len() as u64));
+            if cut_again {
+                self.recovery(run, &image, &opened, allowed, &cuts)?;
             }
         }
         Ok(())
@@ -159,23 +151,17 @@ impl Campaign {
     /// Cuts the recovery of `image` at each of its moments.
     fn recovery(
         &mut self,
-        seed: u64,
+        run: &Run,
         image: &Image,
         opened: &Opened,
-        history: &History,
         allowed: &RangeInclusive<usize>,
-        random: &mut Random,
-    ) -> Result<(), ((usize, Variant), String)> {
+        cuts: &[(usize, Variant)],
+    ) -> Result<(), Finding> {
         let mut platter = Platter::new(image);
         for moment in 0..=opened.ops.len() {
             // When the opening is through, what it has shown is decided.
             let allowed = if moment == opened.ops.len() { opened.commits..=opened.commits } else { allowed.clone() };
-            for variant in self.some(&platter, random) {
-                let again = self
-                    .open(seed, &platter.image(variant), history, allowed.clone())
-                    .map_err(|what| ((moment, variant), what))?;
-                self.counts.recovery_images += u64::from(again.is_some());
-            }
+            self.moment(run, &platter, moment, &allowed, cuts)?;
             if let Some(op) = opened.ops.get(moment) {
                 platter.apply(op);
             }
@@ -183,8 +169,26 @@ impl Campaign {
         Ok(())
     }
 
+    /// One cut, or one after the other, as a violation has named them.
+    pub(crate) fn one(&mut self, run: &Run, at: &str) -> Result<(), String> {
+        let (mut base, mut ops) = run.disk.recording();
+        let mut allowed = 0..=0;
+        for (i, (moment, variant)) in parse_cuts(at)?.into_iter().enumerate() {
+            if i == 0 {
+                allowed = run.history.allowed(moment);
+            }
+            let mut platter = Platter::new(&base);
+            ops.iter().take(moment).for_each(|op| platter.apply(op));
+            let image = platter.image(variant);
+            let opened = self.open(&image, run, allowed.clone())?.ok_or("the same image twice")?;
+            (base, ops) = (image, opened.ops);
+        }
+        Ok(())
+    }
+
     /// The variants to be tried now.
-    fn some(&self, platter: &Platter, random: &mut Random) -> Vec<Variant> {
+    fn some(&mut self, platter: &Platter) -> Vec<Variant> {
+        let random = &mut self.random;
         let mut variants = platter.variants(2, random.next());
         let each = self.plan.each as usize;
         if each > 0 && variants.len() > each {
@@ -203,21 +207,24 @@ impl Campaign {
     }
 
     /// Opens an image and judges it; `None` if that was done before.
-    fn open(
-        &mut self,
-        seed: u64,
-        image: &Image,
-        history: &History,
-        allowed: RangeInclusive<usize>,
-    ) -> Result<Option<Opened>, String> {
-        let hash = hash(seed, image, &allowed);
+    fn open(&mut self, image: &Image, run: &Run, allowed: RangeInclusive<usize>) -> Result<Option<Opened>, String> {
+        let hash = hash(self.seed, image, &allowed);
         if !self.known.insert(hash) {
             return Ok(None);
         }
-        self.counts.images += 1;
-        let opened = caught(|| judge(hash, image, &options(seed), history, allowed))?;
-        self.counts.checkpoints += u64::from(opened.checkpoint);
+        self.images += 1;
+        self.counts.add("images", 1);
+        let opened = caught(|| judge(hash, image, &run.options, &run.history, allowed))?;
+        self.counts.add("images_with_a_checkpoint", u64::from(opened.checkpoint));
         Ok(Some(opened))
+    }
+}
+
+/// Makes a call on a healthy disk.
+pub(crate) fn make(run: &mut Run, call: &Call) -> Result<(), String> {
+    match caught(|| run.call(call))? {
+        Step::Done => Ok(()),
+        other => Err(format!("{other:?} on a disk without a fault")),
     }
 }
 
@@ -229,9 +236,16 @@ pub(crate) fn judge(
     history: &History,
     allowed: RangeInclusive<usize>,
 ) -> Result<Opened, String> {
+    sim::set_clock(history.clock);
+    if salt % 16 == 5 {
+        looks_only(image, options, history, allowed.clone())?;
+    }
     let disk = SimDisk::new(image.clone(), salt);
     let (store, seen) = open(&disk, options, "opening")?;
     let commits = history.find(&seen, allowed)?;
+    if salt % 8 == 3 {
+        model::read_by_pages(&store, &seen, 2)?;
+    }
     let checkpoint = store.report().checkpoint;
     no_orphans(&disk)?;
     let (_, ops) = disk.recording();
@@ -271,6 +285,26 @@ pub(crate) fn judge(
         }
     }
     Ok(Opened { commits, checkpoint, ops })
+}
+
+/// An open to be read shows what it may, and changes nothing.
+fn looks_only(
+    image: &Image,
+    options: &Options,
+    history: &History,
+    allowed: RangeInclusive<usize>,
+) -> Result<(), String> {
+    let disk = SimDisk::new(image.clone(), 1).read_only_view();
+    match Store::without_worker(Arc::new(disk.clone()), options.clone()) {
+        Ok(store) => {
+            let seen = model::read(&store).map_err(|e| format!("reading what is open for reading only: {e:?}"))?;
+            history.find(&seen, allowed).map_err(|what| format!("open for reading only: {what}"))?;
+        }
+        // Its creation may have been cut short.
+        Err(e) if e.kind() == crate::ErrorKind::Format && *allowed.start() == 0 => {}
+        Err(e) => return Err(format!("opening for reading only: {e:?}")),
+    }
+    if disk.now() == 0 { Ok(()) } else { Err("an open for reading only has changed a file".to_owned()) }
 }
 
 fn open(disk: &SimDisk, options: &Options, doing: &str) -> Result<(Store, Seen), String> {

@@ -1,93 +1,280 @@
-//! Damaged files: every bit flipped, every length. The store opens with the state after some number of its commits, or says
-//! what is damaged; it never shows a value that was not written, and never panics.
+//! Damaged files: every bit flipped, every length, sectors that are lost, old, or written to the wrong place, files that are
+//! missing or swapped. The store opens with the state after some number of its commits, or says what is damaged; it never
+//! shows a value that was not written, and never panics.
 
 use std::sync::Arc;
 
-use super::crash::caught;
+use super::Random;
+use super::call::Calls;
+use super::counts::{Case, Counts, Violation};
+use super::crash::{caught, make};
 use super::model;
 use super::workload::{Run, options};
-use crate::io::sim::{Image, SimDisk, Variant};
+use crate::io::sim::{self, Image, SimDisk, Variant};
 use crate::manifest::superblock;
 use crate::worker::Jobs;
 use crate::{ErrorKind, Store};
 
-/// Flips single bits of a store that was closed, or cut in mid-flight, by turns of the seed; `count` of them, or all.
-///
-/// # Errors
-/// The first wrong answer.
-pub fn flips(seed: u64, count: u64) -> Result<u64, String> {
-    let (image, run) = store(seed)?;
-    let bits: u64 = image.values().map(|bytes| bytes.len() as u64 * 8).sum();
-    let stride = (bits / count.max(1)).max(1) | 1;
-    let mut done = 0;
-    let mut bit = seed % stride;
-    while bit < bits && done < count {
-        let mut damaged = image.clone();
-        let mut at = bit;
-        for (name, bytes) in &image {
-            let here = bytes.len() as u64 * 8;
-            if at < here {
-                let mut bad = bytes.to_vec();
-                bad[(at / 8) as usize] ^= 1 << (at % 8);
-                damaged.insert(name.clone(), bad.into());
-                check(&damaged, &run, seed).map_err(|what| format!("seed {seed}, bit {at} of {name}: {what}"))?;
-                break;
-            }
-            at -= here;
-        }
-        done += 1;
-        bit += stride;
-    }
-    Ok(done)
+/// Calls of a workload.
+const STEPS: u32 = 40;
+
+/// Which damage is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One bit of a file.
+    Flip,
+    /// Files cut to a length, made longer, missing, or in the place of another.
+    Truncate,
+    /// Sectors of 512 or 4,096 bytes.
+    Sectors,
 }
 
-/// Cuts each file to each length, or to `count` of them.
+/// One thing done to the files of a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Damage {
+    Flip {
+        name: String,
+        bit: u64,
+    },
+    Cut {
+        name: String,
+        to: u64,
+    },
+    Extend {
+        name: String,
+        by: u64,
+        fill: Fill,
+    },
+    Missing {
+        name: String,
+    },
+    Swapped {
+        name: String,
+        with: String,
+    },
+    Zeroed {
+        name: String,
+        at: u64,
+        bytes: u64,
+    },
+    Unreadable {
+        name: String,
+        at: u64,
+        bytes: u64,
+    },
+    /// As it was at some moment before.
+    Stale {
+        name: String,
+        at: u64,
+        bytes: u64,
+        moment: usize,
+    },
+    /// What belongs elsewhere.
+    Misdirected {
+        name: String,
+        at: u64,
+        bytes: u64,
+        from: String,
+        from_at: u64,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fill {
+    Zeros,
+    Ones,
+    Random,
+    OwnStart,
+}
+
+/// Does damage of a kind to the store of a seed, closed or cut in mid-flight by turns of the seed: all there is, or `count`
+/// of it.
 ///
 /// # Errors
 /// The first wrong answer.
-pub fn cuts(seed: u64, count: u64) -> Result<u64, String> {
-    let (image, run) = store(seed)?;
+pub fn round(kind: Kind, seed: u64, count: u64, case: &Case) -> Result<Counts, Violation> {
+    let (image, run) = store(seed).map_err(|what| Violation::new(seed, None, what))?;
+    let mut counts = Counts::default();
+    counts.add("stores", 1);
+    let all = total(kind, &image);
+    let stride = (all / count.max(1)).max(1) | 1;
+    let mut random = Random::new(seed ^ 0x6461_6d61_6765);
+    let mut at = match &case.at {
+        Some(at) => at.parse().map_err(|e| Violation::new(seed, at.clone(), format!("{at:?}: {e}")))?,
+        None => random.below(stride),
+    };
+    while at < all {
+        let damage = nth(kind, &image, &run, at);
+        let fail = |what| Violation::new(seed, at.to_string(), format!("{damage:?}: {what}"));
+        if let Some(damage) = &damage {
+            let damaged = apply(damage, &image, &run);
+            check(&damaged, damage, &run, seed).map_err(fail)?;
+            counts.add("damages", 1);
+        }
+        if case.at.is_some() {
+            break;
+        }
+        at += stride;
+    }
+    Ok(counts)
+}
+
+/// How many different damages there are to choose from.
+fn total(kind: Kind, image: &Image) -> u64 {
     let bytes: u64 = image.values().map(|bytes| bytes.len() as u64).sum();
-    let stride = (bytes / count.max(1)).max(1);
-    let mut done = 0;
-    for (name, bytes) in &image {
-        for len in (0..bytes.len()).step_by(stride as usize) {
-            if done == count {
-                return Ok(done);
+    match kind {
+        Kind::Flip => 8 * bytes,
+        // Every length; and for every file some of the others.
+        Kind::Truncate => bytes + image.len() as u64 * OTHERS,
+        Kind::Sectors => sectors(image).count() as u64 * SECTOR_DAMAGES,
+    }
+}
+
+/// Of each file: longer by as many bytes in four ways, missing, in the place of others.
+const OTHERS: u64 = 64;
+/// Of each sector: zeros, unreadable, stale, and misdirected from some places.
+const SECTOR_DAMAGES: u64 = 16;
+
+fn sectors(image: &Image) -> impl Iterator<Item = (&String, u64, u64)> {
+    image.iter().flat_map(|(name, file)| {
+        let len = file.len() as u64;
+        [512u64, 4096]
+            .into_iter()
+            .flat_map(move |size| (0..len).step_by(size as usize).map(move |at| (name, at, size.min(len - at))))
+    })
+}
+
+fn nth(kind: Kind, image: &Image, run: &Run, mut n: u64) -> Option<Damage> {
+    match kind {
+        Kind::Flip => {
+            for (name, file) in image {
+                let bits = 8 * file.len() as u64;
+                if n < bits {
+                    return Some(Damage::Flip { name: name.clone(), bit: n });
+                }
+                n -= bits;
             }
-            let mut damaged = image.clone();
-            damaged.insert(name.clone(), bytes[..len].into());
-            check(&damaged, &run, seed).map_err(|what| format!("seed {seed}, {name} cut to {len} bytes: {what}"))?;
-            done += 1;
+        }
+        Kind::Truncate => {
+            for (name, file) in image {
+                if n < file.len() as u64 {
+                    return Some(Damage::Cut { name: name.clone(), to: n });
+                }
+                n -= file.len() as u64;
+            }
+            let name = image.keys().nth((n / OTHERS) as usize)?.clone();
+            let mut random = Random::new(n);
+            let fills = [Fill::Zeros, Fill::Ones, Fill::Random, Fill::OwnStart];
+            return Some(match n % OTHERS {
+                0 => Damage::Missing { name },
+                i @ 1..16 => {
+                    let with = image.keys().nth(i as usize - 1)?.clone();
+                    (with > name).then_some(Damage::Swapped { name, with })?
+                }
+                _ => Damage::Extend { name, by: 1 + random.below(4096), fill: fills[random.below(4) as usize] },
+            });
+        }
+        Kind::Sectors => {
+            let (name, at, bytes) = sectors(image).nth((n / SECTOR_DAMAGES) as usize)?;
+            let name = name.clone();
+            let mut random = Random::new(n);
+            return Some(match n % SECTOR_DAMAGES {
+                0 => Damage::Zeroed { name, at, bytes },
+                1 => Damage::Unreadable { name, at, bytes },
+                2..=5 => Damage::Stale { name, at, bytes, moment: random.below(run.disk.now() as u64 + 1) as usize },
+                _ => {
+                    let all: Vec<_> = sectors(image).filter(|(_, _, there)| *there == bytes).collect();
+                    let (from, from_at, _) = all[random.below(all.len() as u64) as usize];
+                    Damage::Misdirected { name, at, bytes, from: from.clone(), from_at }
+                }
+            });
         }
     }
-    Ok(done)
+    None
+}
+
+fn apply(damage: &Damage, image: &Image, run: &Run) -> Image {
+    let mut damaged = image.clone();
+    let mut edit = |name: &String, edit: &mut dyn FnMut(&mut Vec<u8>)| {
+        if let Some(file) = damaged.get_mut(name) {
+            edit(Arc::make_mut(file));
+        }
+    };
+    let range = |at: u64, bytes: u64| at as usize..(at + bytes) as usize;
+    match damage {
+        Damage::Flip { name, bit } => edit(name, &mut |file| file[(bit / 8) as usize] ^= 1 << (bit % 8)),
+        Damage::Cut { name, to } => edit(name, &mut |file| file.truncate(*to as usize)),
+        Damage::Extend { name, by, fill } => edit(name, &mut |file| {
+            let mut random = Random::new(*by);
+            let own = file.clone();
+            let more = (0..*by as usize).map(|i| match fill {
+                Fill::Zeros => 0,
+                Fill::Ones => 0xff,
+                Fill::Random => random.next() as u8,
+                Fill::OwnStart => own.get(i).copied().unwrap_or(0),
+            });
+            file.extend(more);
+        }),
+        Damage::Zeroed { name, at, bytes } => edit(name, &mut |file| file[range(*at, *bytes)].fill(0)),
+        Damage::Misdirected { name, at, bytes, from, from_at } => {
+            let source = image[from][range(*from_at, *bytes)].to_vec();
+            edit(name, &mut |file| file[range(*at, *bytes)].copy_from_slice(&source));
+        }
+        Damage::Stale { name, at, bytes, moment } => {
+            let before = run.disk.image_at(*moment);
+            let old = before.get(name).cloned().unwrap_or_default();
+            edit(name, &mut |file| {
+                for i in range(*at, *bytes) {
+                    file[i] = old.get(i).copied().unwrap_or(0);
+                }
+            });
+        }
+        Damage::Missing { name } => drop(damaged.remove(name)),
+        Damage::Swapped { name, with } => {
+            let (one, other) = (image[name].clone(), image[with].clone());
+            damaged.insert(name.clone(), other);
+            damaged.insert(with.clone(), one);
+        }
+        // The disk says so when it is read.
+        Damage::Unreadable { .. } => {}
+    }
+    damaged
 }
 
 pub(super) fn store(seed: u64) -> Result<(Image, Run), String> {
     let mut run = Run::new(SimDisk::new(Image::new(), seed), seed);
-    for i in 0..40 {
-        caught(|| run.step()).map_err(|what| format!("seed {seed}, step {i}, without a fault: {what}"))?;
+    for (i, call) in Calls::of(seed, STEPS).iter().enumerate() {
+        make(&mut run, call).map_err(|what| format!("call {i}, without a fault: {what}"))?;
     }
     if seed.is_multiple_of(2)
         && let Some(store) = run.store().cloned()
     {
-        store.close().map_err(|e| format!("seed {seed}: cannot close: {e:?}"))?;
+        store.close().map_err(|e| format!("cannot close: {e:?}"))?;
     }
-    Ok((run.disk.image(Variant::AllKept), run))
+    let mut image = run.disk.image(Variant::AllKept);
+    // Of the store alone: a backup under way is none of it.
+    image.retain(|name, _| !name.contains('/'));
+    Ok((image, run))
 }
 
 /// What a damaged store may do: refuse, or show the state after some number of commits, but for the very keys whose records
 /// are damaged.
-fn check(image: &Image, run: &Run, seed: u64) -> Result<(), String> {
+fn check(image: &Image, damage: &Damage, run: &Run, seed: u64) -> Result<(), String> {
     caught(|| {
+        sim::set_clock(run.history.clock);
         let disk = SimDisk::new(image.clone(), seed);
+        let unreadable = matches!(damage, Damage::Unreadable { .. });
+        if let Damage::Unreadable { name, at, bytes } = damage {
+            disk.set_unreadable(name, *at..at + bytes);
+        }
         let store = match Store::without_worker(Arc::new(disk.clone()), options(seed)) {
             // Errors are told with the damage, not as if the system had failed.
             Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Format) => {
                 let now = disk.image(Variant::AllKept);
                 return if now == *image { Ok(()) } else { Err(format!("{e:?}, and files were changed")) };
             }
+            // A disk that says it cannot read is believed, and nothing is decided on it.
+            Err(e) if unreadable && e.kind() == ErrorKind::Io => return Ok(()),
             Err(e) => return Err(format!("{e:?}")),
             Ok(store) => store,
         };
@@ -102,7 +289,9 @@ fn check(image: &Image, run: &Run, seed: u64) -> Result<(), String> {
             // The jobs meet the damage, too; the store lives through it.
             let mut jobs = Jobs::cleaning_from(2048);
             for _ in 0..8 {
-                jobs.round(&store.0.commits, false).ok_or("background work has stopped the store")?;
+                if jobs.round(&store.0.commits, false).is_none() {
+                    return if unreadable { Ok(()) } else { Err("background work has stopped the store".to_owned()) };
+                }
             }
         }
         let bucket = store.bucket("probe").map_err(|e| format!("a bucket beside damage: {e:?}"))?;

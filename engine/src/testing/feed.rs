@@ -22,6 +22,8 @@ pub(crate) fn check(store: &Store, seen: &Seen) -> Result<(), String> {
             }
             last = version;
             let value = match event.change() {
+                // What has expired reads as absent, and there is no event for that.
+                Change::Set { expires_unix_ms: Some(at), .. } if *at <= crate::io::unix_ms() => None,
                 Change::Set { value, .. } => Some(value.to_vec()),
                 Change::Delete => None,
                 // Its keys are of no bucket that there is: its id does not come again.

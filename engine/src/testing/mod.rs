@@ -5,11 +5,18 @@
 //! functions in this file must return for any input: no panic, no hang, no allocation beyond the input's size.
 
 pub mod backup;
+mod call;
+pub mod cancel;
+pub mod counts;
 pub mod crash;
 pub mod damage;
+pub mod drive;
+pub mod exhaustive;
 pub mod faults;
 mod feed;
+pub mod linear;
 pub(crate) mod model;
+pub mod seeded;
 #[cfg(test)]
 mod tests;
 pub mod verify;

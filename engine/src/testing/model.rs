@@ -9,8 +9,24 @@ use std::sync::Arc;
 
 use crate::{ListOptions, Store};
 
-/// Buckets by name, in them keys, each with its value and the commit that wrote it.
-pub(crate) type State = BTreeMap<String, BTreeMap<Vec<u8>, (Arc<[u8]>, usize)>>;
+/// Buckets by name, in them keys.
+pub(crate) type State = BTreeMap<String, BTreeMap<Vec<u8>, Held>>;
+
+/// What a key was set to.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) value: Arc<[u8]>,
+    /// The commit that did so.
+    commit: usize,
+    /// When it reads as absent, in milliseconds since 1970; `u64::MAX` for never.
+    expires: u64,
+}
+
+impl Held {
+    pub(crate) fn is_there(&self, clock: u64) -> bool {
+        self.expires > clock
+    }
+}
 
 /// As read from a store: value and version.
 pub(crate) type Seen = BTreeMap<String, BTreeMap<Vec<u8>, (Vec<u8>, u64)>>;
@@ -24,6 +40,8 @@ pub(crate) enum Change {
     MakeBucket(String),
     DropBucket(String),
     Put(String, Vec<u8>, Option<Arc<[u8]>>),
+    /// The key expires at this time.
+    PutUntil(String, Vec<u8>, Arc<[u8]>, u64),
 }
 
 /// All commits of a run.
@@ -37,11 +55,19 @@ pub(crate) struct History {
     acknowledged: Vec<(usize, usize)>,
     /// Versions, where they were told.
     versions: HashMap<(usize, String, Vec<u8>), u64>,
+    /// The time by which keys expire, in milliseconds since 1970.
+    pub(crate) clock: u64,
 }
 
 impl Default for History {
     fn default() -> History {
-        History { states: vec![State::new()], begun: Vec::new(), acknowledged: Vec::new(), versions: HashMap::new() }
+        History {
+            states: vec![State::new()],
+            begun: Vec::new(),
+            acknowledged: Vec::new(),
+            versions: HashMap::new(),
+            clock: 0,
+        }
     }
 }
 
@@ -66,9 +92,16 @@ impl History {
                 Change::Put(bucket, key, value) => {
                     let keys = state.entry(bucket.clone()).or_default();
                     match value {
-                        Some(value) => drop(keys.insert(key.clone(), (value.clone(), number))),
+                        Some(value) => {
+                            let held = Held { value: value.clone(), commit: number, expires: u64::MAX };
+                            keys.insert(key.clone(), held);
+                        }
                         None => drop(keys.remove(key)),
                     }
+                }
+                Change::PutUntil(bucket, key, value, expires) => {
+                    let held = Held { value: value.clone(), commit: number, expires: *expires };
+                    state.entry(bucket.clone()).or_default().insert(key.clone(), held);
                 }
             }
         }
@@ -84,6 +117,11 @@ impl History {
     /// Everything up to now is acknowledged as durable at `moment`.
     pub(crate) fn acknowledge(&mut self, moment: usize) {
         self.acknowledged.push((moment, self.commits()));
+    }
+
+    /// The first `commits` are acknowledged as durable at `moment`.
+    pub(crate) fn acknowledge_some(&mut self, moment: usize, commits: usize) {
+        self.acknowledged.push((moment, commits));
     }
 
     /// The next open has decided: these commits there are, and no others.
@@ -132,19 +170,20 @@ impl History {
             return Some(format!("buckets {:?} expected, {:?} found", state.keys(), seen.keys()));
         }
         for ((bucket, keys), found) in state.iter().zip(seen.values()) {
-            if !keys.keys().eq(found.keys()) {
-                let lost: Vec<_> = keys.keys().filter(|k| !found.contains_key(*k)).map(|k| k.escape_ascii()).collect();
-                let extra: Vec<_> = found.keys().filter(|k| !keys.contains_key(*k)).map(|k| k.escape_ascii()).collect();
-                let text = |keys: &[std::slice::EscapeAscii<'_>]| {
-                    keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-                };
-                return Some(format!("bucket {bucket}: missing [{}], too many [{}]", text(&lost), text(&extra)));
+            let there = || keys.iter().filter(|(_, held)| held.is_there(self.clock));
+            if !there().map(|(key, _)| key).eq(found.keys()) {
+                let is_there = |key: &Vec<u8>| keys.get(key).is_some_and(|held| held.is_there(self.clock));
+                let lost = there().filter(|(key, _)| !found.contains_key(*key)).map(|(key, _)| key.escape_ascii());
+                let extra = found.keys().filter(|key| !is_there(key)).map(|key| key.escape_ascii());
+                let lost = lost.map(|key| key.to_string()).collect::<Vec<_>>().join(", ");
+                let extra = extra.map(|key| key.to_string()).collect::<Vec<_>>().join(", ");
+                return Some(format!("bucket {bucket}: missing [{lost}], too many [{extra}]"));
             }
-            for ((key, (value, commit)), (bytes, version)) in keys.iter().zip(found.values()) {
-                if value[..] != bytes[..] {
+            for ((key, held), (bytes, version)) in there().zip(found.values()) {
+                if held.value[..] != bytes[..] {
                     return Some(format!("bucket {bucket}, key {}: another value", key.escape_ascii()));
                 }
-                let known = self.versions.get(&(*commit, bucket.clone(), key.clone()));
+                let known = self.versions.get(&(held.commit, bucket.clone(), key.clone()));
                 if known.is_some_and(|known| known != version) {
                     return Some(format!("bucket {bucket}, key {}: another version", key.escape_ascii()));
                 }
@@ -152,6 +191,28 @@ impl History {
         }
         None
     }
+}
+
+/// Lists every bucket a few keys at a time: the keys are the same, and in order.
+pub(crate) fn read_by_pages(store: &Store, seen: &Seen, keys_max: usize) -> Result<(), String> {
+    for (name, keys) in seen {
+        let failed = |e: crate::Error| format!("a listing by pages: {e:?}");
+        let Some(bucket) = store.existing_bucket(name).map_err(failed)? else { continue };
+        let (mut listed, mut after) = (Vec::new(), None);
+        loop {
+            let options = ListOptions { keys_max, after: after.as_deref(), ..Default::default() };
+            let page = bucket.list_keys(options).map_err(failed)?;
+            listed.extend(page.iter().map(<[u8]>::to_vec));
+            match page.next() {
+                Some(next) => after = Some(next.to_vec()),
+                None => break,
+            }
+        }
+        if !listed.iter().eq(keys.keys()) {
+            return Err(format!("bucket {name}: a listing by pages shows other keys"));
+        }
+    }
+    Ok(())
 }
 
 /// As [`read`], but leaves out the keys whose record is damaged, and says which; `None` if they cannot be listed for damage.

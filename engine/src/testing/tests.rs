@@ -279,3 +279,206 @@ fn a_position_that_a_crash_took_is_never_used_again_also_if_recovery_is_cut() {
         }
     }
 }
+
+/// Cuts the power at every moment of what was done on `disk`, in every way, and opens what is left.
+fn at_every_cut(disk: &SimDisk, mut check: impl FnMut(usize, Variant, SimDisk)) {
+    let (base, ops) = disk.recording();
+    let mut platter = Platter::new(&base);
+    for moment in 0..=ops.len() {
+        let plain = |variant: &Variant| !matches!(variant, Variant::WithoutOne(_) | Variant::OnlyOne(_));
+        for variant in platter.variants(2, 11).into_iter().filter(plain).take(8) {
+            check(moment, variant, SimDisk::new(platter.image(variant), 5));
+        }
+        if let Some(op) = ops.get(moment) {
+            platter.apply(op);
+        }
+    }
+}
+
+#[test]
+fn a_creation_cut_twice_leaves_nothing_behind() {
+    let (disk, store) = {
+        let disk = SimDisk::new(Image::new(), 1);
+        let store = open(&disk).unwrap();
+        (disk, store)
+    };
+    drop(store);
+    let made = disk.image_at(4);
+    let whole = disk.image(Variant::AllKept)[superblock::FILE].clone();
+    // The first cut has left one slot of two.
+    for kept in [0..4096, 4096..8192] {
+        let mut image = made.clone();
+        image.retain(|name, _| name.starts_with("MANIFEST"));
+        let mut slots = vec![0; 8192];
+        slots[kept.clone()].copy_from_slice(&whole[kept]);
+        image.insert(superblock::FILE.to_owned(), slots.into());
+        let disk = SimDisk::new(image, 2);
+        let held = open(&disk).unwrap();
+        at_every_cut(&disk, |moment, variant, cut| {
+            open(&cut).unwrap_or_else(|e| panic!("cut before op {moment}, {variant:?}: {e:?}"));
+            super::crash::no_orphans(&cut).unwrap_or_else(|what| panic!("cut before op {moment}, {variant:?}: {what}"));
+        });
+        drop(held);
+    }
+}
+
+#[test]
+fn looking_at_a_creation_cut_short_does_not_complete_it() {
+    let disk = SimDisk::new(Image::new(), 1);
+    disk.create(superblock::FILE).unwrap();
+    let disk = power_cut(&disk, Variant::AllKept).read_only_view();
+    assert_eq!(open(&disk).unwrap_err().kind(), ErrorKind::Format);
+    assert_eq!(disk.now(), 0, "no file is changed");
+}
+
+#[test]
+fn a_superblock_whose_sync_failed_is_written_again_before_the_other_slot() {
+    let (disk, store) = new();
+    let bucket = store.bucket("b").unwrap();
+    bucket.set(b"key", b"value").unwrap();
+    let mut failed = 0;
+    for after in 0..30 {
+        let disk = power_cut(&disk, Variant::AllLost);
+        disk.set_fault(Some(Fault { after, failure: Failure::Io, sticky: false }));
+        if open(&disk).is_ok() {
+            continue;
+        }
+        failed += 1;
+        // The process ends, the next one opens the store on a disk that is well again.
+        let again = disk.restart();
+        let held = open(&again).unwrap();
+        at_every_cut(&again, |moment, variant, cut| {
+            let found = open(&cut).unwrap_or_else(|e| panic!("fault {after}, op {moment}, {variant:?}: {e:?}"));
+            assert!(found.bucket("b").unwrap().exists(b"key").unwrap(), "fault {after}, op {moment}, {variant:?}");
+        });
+        drop(held);
+    }
+    assert!(failed > 5, "{failed}");
+}
+
+#[test]
+fn a_close_that_failed_says_so_again() {
+    let (disk, store) = new();
+    store.bucket("b").unwrap().with_durability(Durability::Os).set(b"key", b"value").unwrap();
+    disk.set_fault(Some(Fault { after: 0, failure: Failure::Io, sticky: true }));
+    let other = store.clone();
+    let first = store.close().unwrap_err();
+    disk.set_fault(None);
+    assert_eq!(other.close().unwrap_err().kind(), first.kind());
+}
+
+#[test]
+fn stopping_leaves_no_half_made_run() {
+    let (disk, store) = new();
+    let bucket = store.bucket("b").unwrap().with_durability(Durability::Os);
+    let mut jobs = Jobs::cleaning_from(1 << 20);
+    let mut half_made = 0;
+    for i in 0..800u32 {
+        // Now and then nobody writes for a while.
+        if i % 40 < 20 {
+            bucket.set(&i.to_le_bytes(), &[1; 400]).unwrap();
+        }
+        jobs.round(&store.0.commits, false).unwrap();
+        let named = store.0.commits.log.runs().0.len();
+        let there = disk.list().unwrap().iter().filter(|name| name.ends_with(".run")).count();
+        if there > named {
+            half_made += 1;
+            jobs.stop(&store.0.commits);
+            jobs = Jobs::cleaning_from(1 << 20);
+            let there = disk.list().unwrap().iter().filter(|name| name.ends_with(".run")).count();
+            assert_eq!(there, store.0.commits.log.runs().0.len());
+        }
+    }
+    assert!(half_made > 0);
+}
+
+#[test]
+fn a_log_cut_before_what_the_cleaner_moved_is_damage() {
+    let (disk, store) = new();
+    let bucket = store.bucket("b").unwrap();
+    for key in 0..4u8 {
+        bucket.set(&[key], &[key; 300]).unwrap();
+    }
+    let mut jobs = Jobs::cleaning_from(2048);
+    let mut cuts = 0;
+    for i in 0..60u8 {
+        bucket.set(b"dead", &[i; 900]).unwrap();
+        for _ in 0..3 {
+            jobs.round(&store.0.commits, false).unwrap();
+        }
+        // As a process that has died leaves it, and of its last segment with records only so much.
+        let image = disk.image(Variant::AllKept);
+        let used = |bytes: &[u8]| bytes.len() > 72 && bytes[56..64] != [0; 8];
+        let last = image.iter().rfind(|(name, bytes)| name.ends_with(".log") && used(bytes));
+        let Some((name, bytes)) = last else { continue };
+        for len in [72, 400, 800, 1200, 2000].into_iter().filter(|len| *len < bytes.len()) {
+            let mut cut = image.clone();
+            cut.insert(name.clone(), bytes[..len].to_vec().into());
+            let found = match open(&SimDisk::new(cut, 9)) {
+                Ok(store) => model::read(&store).unwrap(),
+                Err(e) => {
+                    assert_eq!(e.kind(), ErrorKind::Corrupt);
+                    cuts += 1;
+                    continue;
+                }
+            };
+            // They were written first: without them there is nothing.
+            let Some(keys) = found.get("b").filter(|keys| keys.contains_key(&b"dead"[..])) else { continue };
+            let kept = (0..4u8).filter(|key| keys.contains_key(&vec![*key])).count();
+            assert_eq!(kept, 4, "round {i}, {name} cut to {len} bytes: {:?}", keys.keys());
+        }
+    }
+    assert!(cuts > 0, "something was cleaned");
+}
+
+#[test]
+fn a_key_whose_old_record_is_damaged_reads_as_what_it_was_set_to_since() {
+    let disk = SimDisk::new(Image::new(), 1);
+    let options = || Options { checkpoint_bytes_min: 2048, ..options() }.durability(Durability::Os);
+    let open = |disk: &SimDisk| Store::without_worker(Arc::new(disk.clone()), options()).unwrap();
+    let store = open(&disk);
+    let bucket = store.bucket("b").unwrap();
+    bucket.set(b"damaged", &[7; 40]).unwrap();
+    for i in 0..60u32 {
+        bucket.set(&i.to_le_bytes(), &[1; 300]).unwrap();
+        Jobs::default().round(&store.0.commits, false).unwrap();
+    }
+    drop(bucket);
+    store.close().unwrap();
+
+    let mut image = disk.image(Variant::AllLost);
+    let is_at = |bytes: &[u8]| bytes.windows(7).position(|seven| seven == b"damaged");
+    let (name, at) = image
+        .iter()
+        .filter(|(name, _)| name.ends_with(".log"))
+        .find_map(|(name, bytes)| Some((name.clone(), is_at(bytes)?)))
+        .unwrap();
+    // The flags stand before bucket, key and value length.
+    Arc::make_mut(image.get_mut(&name).unwrap())[at - 4] = 0xff;
+    let store = open(&SimDisk::new(image, 2));
+    assert!(store.report().checkpoint, "the old log is not read");
+    let bucket = store.bucket("b").unwrap();
+    assert_eq!(bucket.get(b"damaged").unwrap_err().kind(), ErrorKind::Corrupt);
+    bucket.set_many(&[(b"damaged", b"new")]).unwrap();
+    assert_eq!(bucket.get(b"damaged").unwrap().as_deref(), Some(&b"new"[..]));
+    bucket.set(b"damaged", b"newer").unwrap();
+    assert_eq!(bucket.get(b"damaged").unwrap().as_deref(), Some(&b"newer"[..]));
+    assert!(bucket.delete(b"damaged").unwrap());
+    assert_eq!(bucket.get(b"damaged").unwrap_err().kind(), ErrorKind::Corrupt, "nobody knows what it holds");
+}
+
+#[test]
+fn an_open_that_cannot_sync_what_it_found_fails_with_an_error_of_the_disk() {
+    let (disk, store) = new();
+    store.bucket("b").unwrap().with_durability(Durability::Os).set(b"key", b"value").unwrap();
+    let mut failed = 0;
+    for after in 0..40 {
+        let disk = power_cut(&disk, Variant::AllKept);
+        disk.set_fault(Some(Fault { after, failure: Failure::Io, sticky: false }));
+        if let Err(e) = open(&disk) {
+            assert_eq!(e.kind(), ErrorKind::Io, "call {after}: {e:?}");
+            failed += 1;
+        }
+    }
+    assert!(failed > 10, "{failed}");
+}

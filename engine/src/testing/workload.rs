@@ -1,12 +1,16 @@
-//! A store driven by a seed on the simulated disk: every kind of call, in all durabilities, with the background jobs as
+//! A store on the simulated disk, and calls made of it: every kind, in all durabilities, with the background jobs as
 //! steps in between, through closing, reopening and sudden death. What it was told goes into a [`History`].
+//!
+//! The clock is simulated too: it stands still but for [`Call::Tick`].
 
 use std::sync::Arc;
 
-use super::Random;
+use super::call::{Against, At, BUCKETS, COUNTER, Call, Calls, Content, Level};
 use super::feed;
 use super::model::{self, Change, History};
-use crate::io::sim::SimDisk;
+use crate::io::Disk;
+use crate::io::sim::{self, Image, SimDisk, Variant, image_of};
+use crate::manifest::superblock;
 use crate::worker::Jobs;
 use crate::{Batch, Bucket, Commit, Durability, Error, ErrorKind, Options, Store, Swap, Version};
 
@@ -14,11 +18,10 @@ use crate::{Batch, Bucket, Commit, Durability, Error, ErrorKind, Options, Store,
 const SEGMENT_BYTES: u64 = 4096;
 /// Dead bytes that the cleaner finds worth its work: likewise.
 const DEAD_BYTES_MIN: u64 = 2048;
-
 /// Bytes of log that make a checkpoint worth its while: likewise.
 const CHECKPOINT_BYTES_MIN: u64 = 2048;
-
-const BUCKETS: [&str; 3] = ["a", "b", "c"];
+/// When a run begins, in milliseconds since 1970.
+const BEGINNING: u64 = 1_000_000;
 
 /// A run under way.
 pub(crate) struct Run {
@@ -27,18 +30,18 @@ pub(crate) struct Run {
     pub(crate) options: Options,
     store: Option<Store>,
     jobs: Jobs,
-    random: Random,
+    calls: Calls,
     /// Writes that nobody has waited for yet.
     waiting: Vec<Waiting>,
-    /// Makes every value another one.
-    values: u64,
     /// The last commits of the history, whose outcome is not known.
     unknown: usize,
+    backups: u32,
 }
 
 enum Waiting {
-    Set(Commit<Version>, usize, String, Vec<u8>),
+    Set(Commit<Version>, usize, At),
     Delete(Commit<bool>),
+    Sum(Commit<i64>),
     Many(Commit<()>),
 }
 
@@ -65,16 +68,19 @@ pub(crate) fn options(seed: u64) -> Options {
 
 impl Run {
     pub(crate) fn new(disk: SimDisk, seed: u64) -> Run {
+        let mut history = History::default();
+        history.clock = BEGINNING;
+        sim::set_clock(history.clock);
         Run {
             disk,
-            history: History::default(),
+            history,
             options: options(seed),
             store: None,
             jobs: Jobs::cleaning_from(DEAD_BYTES_MIN),
-            random: Random::new(seed ^ 0x0077_6f72_6b6c_6f61),
+            calls: Calls::new(seed),
             waiting: Vec::new(),
-            values: 0,
             unknown: 0,
+            backups: 0,
         }
     }
 
@@ -106,46 +112,6 @@ impl Run {
         self.disk = self.disk.restart();
         self.waiting.clear();
         self.store = None;
-    }
-
-    fn value(&mut self) -> Arc<[u8]> {
-        self.values += 1;
-        let len = match self.random.below(24) {
-            0 => 0,
-            1 => 4000 + self.random.below(3000),
-            2..=5 => 300 + self.random.below(700),
-            _ => self.random.below(60),
-        };
-        let mut value = format!("{}:", self.values).into_bytes();
-        value.resize(value.len() + len as usize, self.values as u8);
-        value.into()
-    }
-
-    fn key(&mut self) -> Vec<u8> {
-        match self.random.below(30) {
-            0 => Vec::new(),
-            1 => vec![b'k'; 200],
-            _ => format!("k{}", self.random.below(12)).into_bytes(),
-        }
-    }
-
-    fn durability(&mut self) -> Durability {
-        match self.random.below(4) {
-            0 => Durability::Sync,
-            1 => Durability::Os,
-            _ => self.options.durability,
-        }
-    }
-
-    /// One call of any kind but those that end the process: opening a store may need space.
-    pub(crate) fn calm_step(&mut self) -> Result<Step, String> {
-        loop {
-            let random = self.random.clone();
-            if self.random.below(100) > 5 || self.store.is_none() {
-                self.random = random;
-                return self.step();
-            }
-        }
     }
 
     /// The whole state, against what was told.
@@ -186,36 +152,60 @@ impl Run {
     /// Background jobs until there are none.
     pub(crate) fn background_all(&mut self, store: &Store) -> Result<(), String> {
         for _ in 0..40 {
-            if self.background(store) == Step::Broken {
+            if self.background(store, 2) == Step::Broken {
                 return Err("background work has stopped the store".to_owned());
             }
         }
         Ok(())
     }
 
-    /// One call of any kind.
+    /// The next call of the seed.
     pub(crate) fn step(&mut self) -> Result<Step, String> {
+        let call = self.calls.next();
+        self.call(&call)
+    }
+
+    /// One call; where the store is not open, it is opened instead.
+    pub(crate) fn call(&mut self, call: &Call) -> Result<Step, String> {
+        sim::set_clock(self.history.clock);
         let Some(store) = self.store.clone() else {
             return self.open();
         };
-        let step = match self.random.below(100) {
-            0..=1 => self.drop_bucket(&store)?,
-            2..=3 => return self.close(store),
-            4..=5 => {
+        let step = match call {
+            Call::DropBucket(bucket) => self.drop_bucket(&store, *bucket)?,
+            Call::Close => return self.close(store),
+            Call::Kill => {
                 drop(store);
                 self.kill();
                 return self.open();
             }
-            6..=8 => match store.sync() {
+            Call::Sync => match store.sync() {
                 Ok(()) => self.acknowledge(),
                 Err(e) => self.failed(&e, None)?,
             },
-            9..=11 => self.settle()?,
-            12..=24 => self.background(&store),
-            25..=27 => self.compare(&store)?,
-            28..=38 => self.batch(&store)?,
-            _ => match self.bucket(&store)? {
-                Ok(bucket) => self.write(&bucket)?,
+            Call::Settle => self.settle()?,
+            Call::Background(rounds) => self.background(&store, *rounds),
+            Call::Compare => self.compare(&store)?,
+            Call::Tick(ms) => {
+                self.history.clock += u64::from(*ms);
+                sim::set_clock(self.history.clock);
+                Step::Done
+            }
+            Call::Backup => self.backup(&store)?,
+            Call::Batch { writes, start } => self.batch(&store, writes, *start)?,
+            Call::Set(At { bucket, .. }, ..)
+            | Call::SetUntil(At { bucket, .. }, ..)
+            | Call::StartSet(At { bucket, .. }, ..)
+            | Call::Delete(At { bucket, .. }, ..)
+            | Call::StartDelete(At { bucket, .. })
+            | Call::Swap(At { bucket, .. }, ..)
+            | Call::DeleteIf(At { bucket, .. }, ..)
+            | Call::Increment(bucket, ..)
+            | Call::StartIncrement(bucket, ..)
+            | Call::SetMany(bucket, ..)
+            | Call::DeleteMany(bucket, ..)
+            | Call::GetMany(bucket, ..) => match self.bucket(&store, *bucket)? {
+                Ok(bucket) => self.write(&bucket, call)?,
                 Err(step) => step,
             },
         };
@@ -266,9 +256,9 @@ impl Run {
         }
     }
 
-    /// Any bucket, made if it is not there.
-    fn bucket(&mut self, store: &Store) -> Result<Result<Bucket, Step>, String> {
-        let name = BUCKETS[self.random.below(3) as usize];
+    /// The bucket, made if it is not there.
+    fn bucket(&mut self, store: &Store, bucket: u8) -> Result<Result<Bucket, Step>, String> {
+        let name = BUCKETS[usize::from(bucket)];
         if let Some(bucket) = store.existing_bucket(name).map_err(|e| format!("{e:?}"))? {
             return Ok(Ok(bucket));
         }
@@ -282,8 +272,8 @@ impl Run {
         Ok(made.ok_or(step))
     }
 
-    fn drop_bucket(&mut self, store: &Store) -> Result<Step, String> {
-        let name = BUCKETS[self.random.below(3) as usize];
+    fn drop_bucket(&mut self, store: &Store, bucket: u8) -> Result<Step, String> {
+        let name = BUCKETS[usize::from(bucket)];
         let there = self.history.last().contains_key(name);
         let moment = self.disk.now();
         let changes = [Change::DropBucket(name.to_owned())];
@@ -294,33 +284,25 @@ impl Run {
         }
     }
 
-    fn batch(&mut self, store: &Store) -> Result<Step, String> {
+    fn batch(&mut self, store: &Store, writes: &[(At, Option<Content>)], start: bool) -> Result<Step, String> {
         let mut batch = Batch::new();
         let mut changes = Vec::new();
-        for _ in 0..1 + self.random.below(5) {
-            let bucket = match self.bucket(store)? {
+        for (at, content) in writes {
+            let bucket = match self.bucket(store, at.bucket)? {
                 Ok(bucket) => bucket,
                 Err(step) => return Ok(step),
             };
-            let key = self.key();
-            let value = (self.random.below(4) != 0).then(|| self.value());
-            match &value {
-                Some(value) => batch.set(&bucket, &key, value),
-                None => batch.delete(&bucket, &key),
+            match content.map(Content::value) {
+                Some(value) => batch.set(&bucket, &at.key(), &value),
+                None => batch.delete(&bucket, &at.key()),
             }
-            changes.push(Change::Put(bucket.name().to_owned(), key, value));
+            changes.push(put(*at, *content));
         }
-        let last = self.history.last();
-        let absent = |bucket: &String, key: &Vec<u8>| last.get(bucket).is_none_or(|keys| !keys.contains_key(key));
-        if changes.iter().all(|change| matches!(change, Change::Put(bucket, key, None) if absent(bucket, key))) {
-            // Nothing is written, and so nothing synced.
-            return match store.commit(&batch) {
-                Ok(()) => Ok(Step::Done),
-                Err(e) => self.failed(&e, None),
-            };
+        if writes.iter().all(|(at, content)| content.is_none() && !self.is_there(*at)) {
+            return self.nothing(store.commit(&batch));
         }
         let moment = self.disk.now();
-        if self.random.below(3) == 0 {
+        if start {
             let result = store.start_commit(&batch);
             return self.told(moment, Durability::Os, &changes, result, |run, _, commit| {
                 run.waiting.push(Waiting::Many(commit));
@@ -330,93 +312,208 @@ impl Run {
         self.told(moment, self.options.durability, &changes, store.commit(&batch), |_, _, ()| Ok(()))
     }
 
-    /// One write of one key.
-    fn write(&mut self, bucket: &Bucket) -> Result<Step, String> {
-        let durability = self.durability();
-        let bucket = bucket.with_durability(durability);
-        let (name, key, value) = (bucket.name().to_owned(), self.key(), self.value());
+    /// What a call came to that writes nothing, and so syncs nothing.
+    fn nothing<T>(&mut self, result: Result<T, Error>) -> Result<Step, String> {
+        match result {
+            Ok(_) => Ok(Step::Done),
+            Err(e) => self.failed(&e, None),
+        }
+    }
+
+    fn level(&self, level: Level) -> Durability {
+        match level {
+            Level::AsOptions => self.options.durability,
+            Level::Sync => Durability::Sync,
+            Level::Os => Durability::Os,
+        }
+    }
+
+    /// Whether the key has a value by what was told, what is not visible yet included.
+    fn is_there(&self, at: At) -> bool {
+        let held = self.history.last().get(at.bucket()).and_then(|keys| keys.get(&at.key()));
+        held.is_some_and(|held| held.is_there(self.history.clock))
+    }
+
+    /// One call to one bucket.
+    fn write(&mut self, bucket: &Bucket, call: &Call) -> Result<Step, String> {
         let moment = self.disk.now();
-        let put = |value| [Change::Put(name.clone(), key.clone(), value)];
-        let note = |run: &mut Run, commit: usize, version: Version| {
-            run.history.set_version(commit, &name, &key, version.get());
-            Ok(())
+        let note = |at: At| {
+            move |run: &mut Run, commit: usize, version: Version| {
+                run.history.set_version(commit, at.bucket(), &at.key(), version.get());
+                Ok(())
+            }
         };
-        let there = self.history.last().get(&name).and_then(|keys| keys.get(&key)).map(|(value, _)| value.clone());
-        match self.random.below(10) {
-            0..=3 => self.told(moment, durability, &put(Some(value.clone())), bucket.set(&key, &value), note),
-            4 => {
-                let result = bucket.start_set(&key, &value);
-                let (name, key2) = (name.clone(), key.clone());
-                self.told(moment, Durability::Os, &put(Some(value)), result, |run, number, commit| {
-                    run.waiting.push(Waiting::Set(commit, number, name, key2));
+        match call {
+            Call::Set(at, content, level) => {
+                let durability = self.level(*level);
+                let result = bucket.with_durability(durability).set(&at.key(), &content.value());
+                self.told(moment, durability, &[put(*at, Some(*content))], result, note(*at))
+            }
+            Call::SetUntil(at, content, after) => {
+                let expires = self.history.clock.saturating_add_signed(*after);
+                let result = bucket.set_until(&at.key(), &content.value(), expires);
+                let value = content.value().into();
+                let changes = [Change::PutUntil(at.bucket().to_owned(), at.key(), value, expires)];
+                self.told(moment, self.options.durability, &changes, result, note(*at))
+            }
+            Call::StartSet(at, content) => {
+                let result = bucket.start_set(&at.key(), &content.value());
+                self.told(moment, Durability::Os, &[put(*at, Some(*content))], result, |run, number, commit| {
+                    let shown = bucket.get(&at.key()).map_err(|e| format!("a read fails: {e:?}"))?;
+                    if !commit.is_ready() && shown.is_some_and(|shown| shown[..] == content.value()[..]) {
+                        return Err("a value is read that is not durable yet, in a store that syncs".to_owned());
+                    }
+                    run.waiting.push(Waiting::Set(commit, number, *at));
                     Ok(())
                 })
             }
-            5 if there.is_some() => self.told(moment, durability, &put(None), bucket.delete(&key), |_, _, found| {
-                if found { Ok(()) } else { Err("a delete found no value where there is one".to_owned()) }
-            }),
-            6 if there.is_some() => {
-                let result = bucket.start_delete(&key);
-                self.told(moment, Durability::Os, &put(None), result, |run, _, commit| {
+            Call::Delete(at, level) if self.is_there(*at) => {
+                let durability = self.level(*level);
+                let result = bucket.with_durability(durability).delete(&at.key());
+                self.told(moment, durability, &[put(*at, None)], result, |_, _, found| {
+                    if found { Ok(()) } else { Err("a delete found no value where there is one".to_owned()) }
+                })
+            }
+            Call::StartDelete(at) if self.is_there(*at) => {
+                let result = bucket.start_delete(&at.key());
+                self.told(moment, Durability::Os, &[put(*at, None)], result, |run, _, commit| {
                     run.waiting.push(Waiting::Delete(commit));
                     Ok(())
                 })
             }
-            5 | 6 => match bucket.delete(&key) {
+            Call::Delete(at, _) | Call::StartDelete(at) => match bucket.delete(&at.key()) {
                 Ok(false) => Ok(Step::Done),
                 Ok(true) => Err("a delete found a value where there is none".to_owned()),
                 Err(e) => self.failed(&e, None),
             },
-            7 => {
-                let old: i64 = match self.count(&name) {
-                    Some(old) => old,
-                    None => return Ok(Step::Done),
-                };
-                let delta = self.random.below(9) as i64 + 1;
-                let sum = old + delta;
-                let counter = b"counter".to_vec();
-                let changes = [Change::Put(name.clone(), counter, Some(sum.to_string().into_bytes().into()))];
-                let result = bucket.increment(b"counter", delta);
-                self.told(moment, durability, &changes, result, |_, _, found| {
-                    if found == sum { Ok(()) } else { Err(format!("the sum is {found}, {sum} expected")) }
+            Call::Increment(_, delta, level) => {
+                let Some((changes, sum)) = self.count(bucket, *delta) else { return Ok(Step::Done) };
+                let durability = self.level(*level);
+                let result = bucket.with_durability(durability).increment(b"counter", *delta);
+                self.told(moment, durability, &changes, result, |_, _, found| is_sum(found, sum))
+            }
+            Call::StartIncrement(_, delta) => {
+                let Some((changes, _)) = self.count(bucket, *delta) else { return Ok(Step::Done) };
+                let result = bucket.start_increment(b"counter", *delta);
+                self.told(moment, Durability::Os, &changes, result, |run, _, commit| {
+                    run.waiting.push(Waiting::Sum(commit));
+                    Ok(())
                 })
             }
-            8 => {
-                let now = match bucket.get(&key) {
-                    Ok(now) => now.map(|value| value.version()),
-                    Err(e) => return Err(format!("a read fails: {e:?}")),
-                };
-                match bucket.compare_and_swap(&key, now, &value) {
-                    Ok(Swap::Done(version)) => self.told(moment, durability, &put(Some(value)), Ok(version), note),
-                    // Lost against a write that is not visible yet.
-                    Ok(Swap::Conflict(_)) if !self.waiting.is_empty() => Ok(Step::Done),
-                    Ok(Swap::Conflict(_)) => Err("a swap that must succeed does not".to_owned()),
-                    Err(e) => self.told(moment, durability, &put(Some(value)), Err::<Version, _>(e), note),
-                }
+            Call::Swap(at, content, against, level) => {
+                let durability = self.level(*level);
+                let (expected, must) = self.against(bucket, *at, *against)?;
+                let value = content.value();
+                let result = bucket.with_durability(durability).compare_and_swap(&at.key(), expected, &value);
+                self.swapped(moment, durability, *at, Some(*content), must, result)
             }
-            _ => match bucket.compare_and_swap(&key, Some(Version::from_u64(u64::MAX)), &value) {
-                Ok(Swap::Conflict(now)) if now.is_some() == there.is_some() => Ok(Step::Done),
-                Ok(_) => Err("a swap against no version there is must tell what there is".to_owned()),
-                Err(e) => self.failed(&e, None),
-            },
+            Call::DeleteIf(at, against) => {
+                let (expected, must) = self.against(bucket, *at, *against)?;
+                let Some(expected) = expected else { return Ok(Step::Done) };
+                let result = bucket.delete_if(&at.key(), expected);
+                self.swapped(moment, self.options.durability, *at, None, must, result)
+            }
+            Call::SetMany(number, pairs) => {
+                let at = |key: &u8| At { bucket: *number, key: *key };
+                let changes: Vec<_> = pairs.iter().map(|(key, content)| put(at(key), Some(*content))).collect();
+                let pairs: Vec<_> = pairs.iter().map(|(key, content)| (at(key).key(), content.value())).collect();
+                self.told(moment, self.options.durability, &changes, bucket.set_many(&pairs), |_, _, ()| Ok(()))
+            }
+            Call::DeleteMany(number, keys) => {
+                let keys: Vec<At> = keys.iter().map(|key| At { bucket: *number, key: *key }).collect();
+                let changes: Vec<_> = keys.iter().map(|at| put(*at, None)).collect();
+                let void = keys.iter().all(|at| !self.is_there(*at));
+                let keys: Vec<_> = keys.iter().map(|at| at.key()).collect();
+                let result = bucket.delete_many(&keys);
+                if void {
+                    return self.nothing(result);
+                }
+                self.told(moment, self.options.durability, &changes, result, |_, _, ()| Ok(()))
+            }
+            Call::GetMany(number, keys) => {
+                let step = self.settle()?;
+                if step != Step::Done {
+                    return Ok(step);
+                }
+                let keys: Vec<At> = keys.iter().map(|key| At { bucket: *number, key: *key }).collect();
+                let names: Vec<_> = keys.iter().map(|at| at.key()).collect();
+                let found = bucket.get_many(&names).map_err(|e| format!("a read fails: {e:?}"))?;
+                for (at, value) in keys.iter().zip(found) {
+                    let held = self.history.last().get(at.bucket()).and_then(|keys| keys.get(&at.key()));
+                    let expected = held.filter(|held| held.is_there(self.history.clock)).map(|held| &held.value[..]);
+                    if value.as_deref() != expected {
+                        return Err(format!("a read of many keys shows another value of {at:?}"));
+                    }
+                }
+                Ok(Step::Done)
+            }
+            other => Err(format!("{other:?} is not about one bucket")),
         }
     }
 
-    fn count(&self, bucket: &str) -> Option<i64> {
-        match self.history.last().get(bucket)?.get(&b"counter"[..]) {
-            Some((value, _)) => std::str::from_utf8(value).ok()?.parse().ok(),
-            None => Some(0),
+    /// A version to swap against, and whether the swap must succeed; `None` if it may do either.
+    fn against(&self, bucket: &Bucket, at: At, against: Against) -> Result<(Option<Version>, Option<bool>), String> {
+        let there = self.is_there(at);
+        Ok(match against {
+            Against::Wrong => (Some(Version::from_u64(u64::MAX)), Some(false)),
+            Against::Absent => (None, Some(!there)),
+            Against::Shown => {
+                let shown = bucket.get(&at.key()).map_err(|e| format!("a read fails: {e:?}"))?;
+                // It may lose against a write that is not visible yet.
+                let must = if self.waiting.is_empty() { Some(true) } else { None };
+                (shown.map(|shown| shown.version()), must)
+            }
+        })
+    }
+
+    fn swapped(
+        &mut self,
+        moment: usize,
+        durability: Durability,
+        at: At,
+        content: Option<Content>,
+        must: Option<bool>,
+        result: Result<Swap, Error>,
+    ) -> Result<Step, String> {
+        let changes = [put(at, content)];
+        match result {
+            Ok(Swap::Done(_)) if must == Some(false) => Err("a swap against another version is done".to_owned()),
+            Ok(Swap::Done(version)) => self.told(moment, durability, &changes, Ok(version), |run, commit, version| {
+                if content.is_some() {
+                    run.history.set_version(commit, at.bucket(), &at.key(), version.get());
+                }
+                Ok(())
+            }),
+            Ok(Swap::Conflict(_)) if must == Some(true) => Err("a swap that must succeed does not".to_owned()),
+            Ok(Swap::Conflict(now)) if must.is_some() && now.is_some() != self.is_there(at) => {
+                Err("a swap against no version there is must tell what there is".to_owned())
+            }
+            Ok(Swap::Conflict(_)) => Ok(Step::Done),
+            Err(e) if must == Some(false) => self.failed(&e, None),
+            Err(e) => self.told(moment, durability, &changes, Err::<Version, _>(e), |_, _, _| Ok(())),
         }
+    }
+
+    /// What adding to the counter of a bucket comes to.
+    fn count(&self, bucket: &Bucket, delta: i64) -> Option<([Change; 1], i64)> {
+        let at = At { bucket: 0, key: COUNTER };
+        let old: i64 = match self.history.last().get(bucket.name())?.get(&at.key()) {
+            Some(held) => std::str::from_utf8(&held.value).ok()?.parse().ok()?,
+            None => 0,
+        };
+        let sum = old + delta;
+        Some(([Change::Put(bucket.name().to_owned(), at.key(), Some(sum.to_string().into_bytes().into()))], sum))
     }
 
     /// Waits for all writes that were begun.
     fn settle(&mut self) -> Result<Step, String> {
         for waiting in std::mem::take(&mut self.waiting) {
             let result = match waiting {
-                Waiting::Set(commit, number, bucket, key) => {
-                    commit.wait().map(|version| self.history.set_version(number, &bucket, &key, version.get()))
+                Waiting::Set(commit, number, at) => {
+                    commit.wait().map(|version| self.history.set_version(number, at.bucket(), &at.key(), version.get()))
                 }
                 Waiting::Delete(commit) => commit.wait().map(drop),
+                Waiting::Sum(commit) => commit.wait().map(drop),
                 Waiting::Many(commit) => commit.wait(),
             };
             if let Err(e) = result {
@@ -428,9 +525,8 @@ impl Run {
     }
 
     /// Background jobs, as the thread would run them.
-    fn background(&mut self, store: &Store) -> Step {
+    fn background(&mut self, store: &Store, rounds: u8) -> Step {
         let interval = matches!(self.options.durability, Durability::Interval { .. });
-        let rounds = 1 + self.random.below(4);
         for _ in 0..rounds {
             if self.jobs.round(&store.0.commits, interval).is_none() {
                 return Step::Broken;
@@ -449,7 +545,46 @@ impl Run {
         feed::check(store, &seen)?;
         let all = self.history.commits();
         self.history.find(&seen, all..=all).map_err(|e| format!("while open: {e}"))?;
+        model::read_by_pages(store, &seen, 3)?;
         Ok(Step::Done)
+    }
+
+    /// A backup into a directory of its own: it holds everything, and goes away again.
+    fn backup(&mut self, store: &Store) -> Result<Step, String> {
+        self.backups += 1;
+        let name = format!("backup-{}", self.backups);
+        let to = self.disk.directory(&name);
+        let shared: Arc<dyn Disk> = Arc::new(to.clone());
+        match store.backup_onto(&shared, true) {
+            Ok(_) => {}
+            // The store is none the worse for it, unless it was its own log that could not be synced.
+            Err(e) => {
+                return match (e.kind(), store.0.commits.check_writable().is_ok()) {
+                    (ErrorKind::NoSpace, true) => Ok(Step::NoSpace),
+                    (ErrorKind::Io, true) => Ok(Step::Done),
+                    (_, false) => self.failed(&e, None),
+                    _ => Err(format!("a backup: {e:?}")),
+                };
+            }
+        }
+        self.acknowledge();
+        let image = image_of(&self.disk.image(Variant::AllLost), &format!("{name}/"));
+        self.is_whole(image).map_err(|what| format!("the backup: {what}"))?;
+        let removed = to.remove(superblock::FILE).and_then(|()| to.sync_dir()).and_then(|()| to.list());
+        for name in removed.unwrap_or_default() {
+            // On a disk that fails, files of it may stay.
+            let _ = to.remove(&name);
+        }
+        Ok(Step::Done)
+    }
+
+    /// An image holds the state after all commits.
+    fn is_whole(&self, image: Image) -> Result<(), String> {
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(image, self.disk.now() as u64));
+        let store = Store::without_worker(disk, self.options.clone()).map_err(|e| format!("{e:?}"))?;
+        let seen = model::read(&store).map_err(|e| format!("{e:?}"))?;
+        let all = self.history.commits();
+        self.history.find(&seen, all..=all).map(drop)
     }
 
     fn close(&mut self, store: Store) -> Result<Step, String> {
@@ -485,4 +620,12 @@ impl Run {
     pub(crate) fn store(&self) -> Option<&Store> {
         self.store.as_ref()
     }
+}
+
+fn put(at: At, content: Option<Content>) -> Change {
+    Change::Put(at.bucket().to_owned(), at.key(), content.map(|content| content.value().into()))
+}
+
+fn is_sum(found: i64, expected: i64) -> Result<(), String> {
+    if found == expected { Ok(()) } else { Err(format!("the sum is {found}, {expected} expected")) }
 }

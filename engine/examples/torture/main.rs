@@ -1,0 +1,238 @@
+//! Tortures the engine until something breaks or it is enough.
+//!
+//! `cargo run --release -p kvasi --features testing --example torture -- CAMPAIGN [--count N] [--seconds S] [--seed X]
+//! [--threads T] [--json FILE]`. Prints counts; at the first broken promise what it was, made as small as it gets, with the
+//! line that replays it, and exits with 1. `torture collect` adds up what `--json` has written.
+#![allow(clippy::disallowed_methods, reason = "a command: it has a clock and writes its report")]
+
+mod hunt;
+mod kill;
+mod model;
+mod report;
+mod soak;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use kvasi::testing::counts::{Case, Violation};
+use kvasi::testing::drive::{self, Campaign, Limits, Outcome};
+
+/// Tortures the engine until something breaks or it is enough.
+#[derive(Parser)]
+#[command(name = "torture")]
+struct Command {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Cut the power at every moment of random workloads, in every way
+    Crash(How),
+    /// ... and again while the store is opened after that, and again
+    CrashInRecovery(How),
+    /// Cut the power in every sequence of up to four calls of fourteen kinds
+    Exhaustive(How),
+    /// Have every call to the disk fail, in every way, alone and in pairs
+    Errors(How),
+    /// Have the disk full after every number of bytes
+    Enospc(How),
+    /// Flip every bit of every file
+    Flip(How),
+    /// Cut files to every length, extend, lose and swap them
+    Truncate(How),
+    /// Have sectors be unreadable, blank, old or from elsewhere
+    Sectors(How),
+    /// Cut the power and have calls fail while a backup is made
+    Backup(How),
+    /// Compare random calls with a map, through reopening
+    Model(How),
+    /// Have several threads call, and look for an order that explains what they saw; with deaths and power cuts
+    Linearize(How),
+    /// Drop futures of commits at every poll
+    Cancel(How),
+    /// Kill real processes in the middle of their writes, and while they open the store
+    Kill(InDir),
+    #[command(hide = true)]
+    KillChild { dir: PathBuf, seed: u64, from: u64 },
+    /// Run everything at once for long: nothing may grow that should not
+    Soak(InDir),
+    /// Put faults into the engine, one at a time, and see which campaign finds each
+    SeededBugs(Hunt),
+    #[command(hide = true)]
+    SeededBug { name: String, seconds: f64 },
+    /// Add reports up into one, and print what a README says of it
+    Collect {
+        /// The report that is added to; made if there is none
+        into: PathBuf,
+        /// Reports of campaigns
+        from: Vec<PathBuf>,
+        /// Writes the table of all campaigns into this Markdown file, between its marks
+        #[arg(long)]
+        table: Option<PathBuf>,
+    },
+}
+
+/// How much, and of what.
+#[derive(Args, Clone)]
+struct How {
+    /// At least so many, in what the campaign counts: images, runs, damages
+    #[arg(long)]
+    count: Option<u64>,
+    /// End after so many seconds; 60 if there is neither this nor a count
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// The first seed; the others count up
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Seeds at most
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// Seeds at a time; all processors if not given
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Make these calls of the seed alone: 0-3,7
+    #[arg(long)]
+    calls: Option<String>,
+    /// Have it go wrong here alone, as a violation says
+    #[arg(long)]
+    at: Option<String>,
+    /// Add a line of JSON about it to this file
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+impl How {
+    fn limits(&self) -> Limits {
+        let seconds = match (self.count, self.seconds, self.seeds) {
+            (None, None, None) => Some(60.0),
+            (_, seconds, _) => seconds,
+        };
+        let threads = self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let one = self.calls.is_some() || self.at.is_some();
+        Limits {
+            seed: self.seed,
+            count: self.count.unwrap_or(u64::MAX),
+            time: seconds.map(Duration::from_secs_f64),
+            seeds: self.seeds.or(one.then_some(1)),
+            threads: if one { 1 } else { threads },
+        }
+    }
+
+    fn case(&self) -> Result<Case, String> {
+        Ok(Case { calls: self.calls.as_deref().map(Case::parse_calls).transpose()?, at: self.at.clone() })
+    }
+}
+
+#[derive(Args, Clone)]
+struct InDir {
+    #[command(flatten)]
+    how: How,
+    /// Where the stores are made; in memory if that can be
+    #[arg(long)]
+    dir: Option<PathBuf>,
+}
+
+impl InDir {
+    fn dir(&self) -> PathBuf {
+        let memory = PathBuf::from("/dev/shm");
+        self.dir.clone().unwrap_or_else(|| if memory.is_dir() { memory } else { std::env::temp_dir() })
+    }
+}
+
+#[derive(Args, Clone)]
+struct Hunt {
+    /// These faults only
+    names: Vec<String>,
+    /// Some of them, chosen by this number
+    #[arg(long)]
+    sample: Option<usize>,
+    /// Chooses which are taken as the sample
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Most seconds for each
+    #[arg(long, default_value_t = 120.0)]
+    seconds: f64,
+    /// Faults at a time; all processors if not given
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Add a line of JSON about it to this file
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Writes the table of who found what into this Markdown file, between its marks
+    #[arg(long)]
+    table: Option<PathBuf>,
+}
+
+/// Prints what was done and how to see again what went wrong, and reports it.
+fn tell(name: &str, unit: &str, how: &How, outcome: &Outcome) -> Result<(), String> {
+    let Outcome { counts, seeds, time, violation } = outcome;
+    let seconds = time.as_secs_f64();
+    println!("{name}: {counts}; {seeds} seeds from {}, {seconds:.1} s, {:.0} {unit}/s", how.seed, {
+        counts.of(unit) as f64 / seconds.max(1e-9)
+    });
+    if let Some(file) = &how.json {
+        report::append(file, name, how.seed, outcome)?;
+    }
+    match violation {
+        None => Ok(()),
+        Some(Violation { seed, case, what }) => {
+            Err(format!("{what}\nreplay: torture {name} --seed {seed}{}", case.options()))
+        }
+    }
+}
+
+fn campaign(campaign: Campaign, how: &How) -> Result<(), String> {
+    let outcome = drive::run(campaign, &how.limits(), &how.case()?);
+    tell(campaign.name(), campaign.unit(), how, &outcome)
+}
+
+fn run(what: &What) -> Result<(), String> {
+    match what {
+        What::Crash(how) => campaign(Campaign::Crash, how),
+        What::CrashInRecovery(how) => campaign(Campaign::CrashInRecovery, how),
+        What::Exhaustive(how) => campaign(Campaign::Exhaustive, how),
+        What::Errors(how) => campaign(Campaign::Errors, how),
+        What::Enospc(how) => campaign(Campaign::Enospc, how),
+        What::Flip(how) => campaign(Campaign::Flip, how),
+        What::Truncate(how) => campaign(Campaign::Truncate, how),
+        What::Sectors(how) => campaign(Campaign::Sectors, how),
+        What::Backup(how) => campaign(Campaign::Backup, how),
+        What::Linearize(how) => campaign(Campaign::Linearize, how),
+        What::Cancel(how) => campaign(Campaign::Cancel, how),
+        What::Model(how) => {
+            let outcome = drive::drive(&how.limits(), "calls", None, |seed, _| model::round(seed));
+            tell("model", "calls", how, &outcome)
+        }
+        What::Kill(in_dir @ InDir { how, .. }) => {
+            let dir = in_dir.dir();
+            let outcome = drive::drive(&how.limits(), "kills", None, |seed, _| kill::round(seed, &dir));
+            tell("kill", "kills", how, &outcome)
+        }
+        What::KillChild { dir, seed, from } => kill::child(dir, *seed, *from),
+        What::Soak(in_dir @ InDir { how, .. }) => {
+            let dir = in_dir.dir();
+            let outcome =
+                drive::drive(&Limits { threads: 1, ..how.limits() }, "rounds", None, |seed, _| soak::round(seed, &dir));
+            tell("soak", "rounds", how, &outcome)
+        }
+        What::SeededBugs(hunt) => hunt::run(hunt),
+        What::SeededBug { name, seconds } => hunt::one(name, *seconds),
+        What::Collect { into, from, table } => report::collect(into, from, table.as_deref()),
+    }
+}
+
+fn main() -> ExitCode {
+    let command = Command::parse();
+    // Violations are told by what the campaign returns; a panic it has caught needs no second text.
+    std::panic::set_hook(Box::new(|_| {}));
+    match run(&command.what) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(what) => {
+            eprintln!("{what}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Which campaign finds a fault that was put into the engine on purpose, and how soon.
+
+use std::time::{Duration, Instant};
+
+use super::counts::{Case, leave_as_found};
+use super::drive::{self, CAMPAIGNS, Campaign, Limits};
+use crate::seeded::{BUGS, put_in};
+
+/// The faults by name, each with what it does.
+pub fn all() -> Vec<(String, &'static str)> {
+    BUGS.iter().map(|(bug, what)| (format!("{bug:?}"), *what)).collect()
+}
+
+/// Who found a fault.
+#[derive(Clone, Debug)]
+pub struct Catch {
+    /// The campaign.
+    pub campaign: &'static str,
+    /// What it had done by then, of what it counts.
+    pub done: u64,
+    /// How long it took.
+    pub time: Duration,
+    /// What it says.
+    pub what: String,
+}
+
+/// Parts of a CI tier's counts that the campaigns are given in turn.
+const SHARES: [u64; 4] = [2000, 100, 10, 1];
+
+/// What the CI tier gives a campaign, in what it counts.
+fn ci_count(campaign: Campaign) -> u64 {
+    match campaign {
+        Campaign::Crash => 200_000,
+        Campaign::Exhaustive | Campaign::CrashInRecovery => 100_000,
+        Campaign::Errors => 40_000,
+        Campaign::Enospc => 10_000,
+        Campaign::Flip | Campaign::Truncate | Campaign::Sectors => 40_000,
+        Campaign::Backup => 10_000,
+        Campaign::Linearize => 2_000_000,
+        Campaign::Cancel => 10_000,
+    }
+}
+
+/// Puts the fault into the engine of this process, for good, and lets the campaigns look for it, each for a while and then
+/// for longer; `None` if none has found it in `at_most`, or in the CI tier's counts.
+///
+/// # Panics
+/// If there is no such fault.
+#[allow(clippy::disallowed_methods, reason = "tests may look at the clock")]
+pub fn find(name: &str, at_most: Duration) -> Option<Catch> {
+    let bug = BUGS.iter().map(|(bug, _)| *bug).find(|bug| format!("{bug:?}") == name);
+    put_in(Some(bug.unwrap_or_else(|| panic!("there is no fault {name}"))));
+    leave_as_found();
+    let start = Instant::now();
+    for share in SHARES {
+        for campaign in CAMPAIGNS {
+            // What begins with much.
+            if share == SHARES[0] && matches!(campaign, Campaign::Backup | Campaign::Linearize) {
+                continue;
+            }
+            let left = at_most.saturating_sub(start.elapsed());
+            let count = (ci_count(campaign) / share).max(50);
+            let limits = Limits { seed: 1, count, time: Some(left), seeds: None, threads: 1 };
+            let began = Instant::now();
+            let outcome = drive::run(campaign, &limits, &Case::default());
+            if let Some(violation) = outcome.violation {
+                let done = outcome.counts.of(campaign.unit());
+                return Some(Catch { campaign: campaign.name(), done, time: began.elapsed(), what: violation.what });
+            }
+            if start.elapsed() >= at_most {
+                return None;
+            }
+        }
+    }
+    None
+}
