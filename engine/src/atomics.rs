@@ -33,7 +33,15 @@ impl Bucket {
     /// `NotANumber` if the value is not a decimal i64 (spaces, a plus sign or leading zeros are not), `Overflow` if the
     /// sum is not: the value is untouched. Otherwise as [`Bucket::set`].
     pub fn increment(&self, key: &[u8], delta: i64) -> Result<i64> {
-        self.finish(self.begin_increment(key, delta)?)
+        self.finish(self.begin_increment(key, delta, i64::MIN)?)
+    }
+
+    /// As [`Bucket::increment`], and a sum below `least` is `Overflow` too.
+    ///
+    /// # Errors
+    /// As [`Bucket::increment`].
+    pub fn increment_at_least(&self, key: &[u8], delta: i64, least: i64) -> Result<i64> {
+        self.finish(self.begin_increment(key, delta, least)?)
     }
 
     /// As [`Bucket::increment`], without waiting for the disk.
@@ -41,10 +49,18 @@ impl Bucket {
     /// # Errors
     /// As [`Bucket::increment`]; a failing disk shows in the [`Commit`].
     pub fn start_increment(&self, key: &[u8], delta: i64) -> Result<Commit<i64>> {
-        Ok(self.start(self.begin_increment(key, delta)?))
+        Ok(self.start(self.begin_increment(key, delta, i64::MIN)?))
     }
 
-    fn begin_increment(&self, key: &[u8], delta: i64) -> Result<Told<i64>> {
+    /// As [`Bucket::increment_at_least`], without waiting for the disk.
+    ///
+    /// # Errors
+    /// As [`Bucket::start_increment`].
+    pub fn start_increment_at_least(&self, key: &[u8], delta: i64, least: i64) -> Result<Commit<i64>> {
+        Ok(self.start(self.begin_increment(key, delta, least)?))
+    }
+
+    fn begin_increment(&self, key: &[u8], delta: i64, least: i64) -> Result<Told<i64>> {
         let mut digits = [0; DIGITS_MAX];
         let digits = &mut digits;
         let mut sum = 0;
@@ -54,7 +70,7 @@ impl Bucket {
                 Some(early) => early.as_ref().map_or(Ok(0), |value| parse(value))?,
                 None => found.map_or(Ok(0), |found| parse(found.record.value))?,
             };
-            sum = old.checked_add(delta).ok_or_else(|| overflow(delta))?;
+            sum = old.checked_add(delta).filter(|&sum| sum >= least).ok_or_else(|| overflow(delta))?;
             let value = print(sum, digits);
             // The old deadline stays: counting does not prolong a life.
             let expires = found.and_then(|found| found.record.expires);
@@ -146,7 +162,7 @@ impl Bucket {
 
 #[cold]
 fn overflow(delta: i64) -> Error {
-    Error::new(ErrorKind::Overflow, format!("adding {delta} leaves the range of a signed 64-bit number"))
+    Error::new(ErrorKind::Overflow, format!("adding {delta} leaves the range of the number"))
 }
 
 /// The number in these digits. The one spelling that we write, and no other: what is not exactly a number of ours may be
@@ -207,5 +223,16 @@ mod tests {
         assert!(bucket.start_set_if_absent(b"k", b"5", None).unwrap().wait().unwrap().is_none());
         bucket.start_set_with_ttl(b"k", b"6", Duration::ZERO).unwrap().wait().unwrap();
         assert!(!bucket.exists(b"k").unwrap());
+    }
+
+    #[test]
+    fn a_sum_below_the_least_is_refused_and_changes_nothing() {
+        let store = crate::Store::in_memory(crate::Options::new()).unwrap();
+        let bucket = store.bucket("b").unwrap();
+        assert_eq!(bucket.increment(b"k", -5).unwrap(), -5);
+        assert_eq!(bucket.increment_at_least(b"k", 4, 0).unwrap_err().kind(), ErrorKind::Overflow);
+        assert_eq!(bucket.start_increment_at_least(b"k", 4, 0).unwrap_err().kind(), ErrorKind::Overflow);
+        assert_eq!(bucket.get(b"k").unwrap().as_deref(), Some(&b"-5"[..]));
+        assert_eq!(bucket.increment_at_least(b"k", 5, 0).unwrap(), 0);
     }
 }

@@ -3,7 +3,8 @@
 set -euo pipefail
 
 usage="usage: rebuild.sh [--c-only | --rust-only] [--out DIR] [--any-version] [GUEST...]
-GUEST is one of visits-c, visits-rust, probe-c, probe-rust; without any, all four are built.
+GUEST is one of visits-c, visits-rust, probe-c, probe-rust, and of probe-draft-c, probe-draft2-b-c, probe-draft2-c-c,
+probe-wasmcloud-c, the same probe against the other shapes of the interface; without any, all of them are built.
   --c-only, --rust-only  only the guests in that language
   --out DIR              write into DIR instead of prebuilt/
   --any-version          use the tools that are there, whatever their version"
@@ -29,13 +30,14 @@ while [ $# -gt 0 ]; do
     --rust-only) language=rust ;;
     --out) shift; out_dir=${1:?$usage} ;;
     --any-version) any_version=yes ;;
-    visits-c | visits-rust | probe-c | probe-rust) guests+=("$1") ;;
+    visits-c | visits-rust | probe-c | probe-rust | probe-draft-c | probe-draft2-b-c | probe-draft2-c-c | probe-wasmcloud-c)
+        guests+=("$1") ;;
     -h | --help) echo "$usage"; exit ;;
     *) echo "$usage" >&2; exit 2 ;;
     esac
     shift
 done
-[ ${#guests[@]} -gt 0 ] || guests=(visits-c visits-rust probe-c probe-rust)
+[ ${#guests[@]} -gt 0 ] || guests=(visits-c visits-rust probe-c probe-rust probe-draft-c probe-draft2-b-c probe-draft2-c-c probe-wasmcloud-c)
 mkdir -p "$work_dir" "$out_dir"
 out_dir=$(cd "$out_dir" && pwd)
 
@@ -70,7 +72,7 @@ need_c_tools() {
 
     wit-bindgen c "$wit_dir" --world imports --out-dir "$work_dir/c" >/dev/null
     cargo run --quiet --locked --manifest-path "$guests_dir/adapter/Cargo.toml" \
-        --target-dir "$work_dir/adapter" -- "$work_dir/adapter.wasm"
+        --target-dir "$work_dir/adapter" -- "$work_dir/adapter.wasm" "$work_dir/adapter-reactor.wasm"
     zig_ready=yes
 }
 
@@ -80,6 +82,27 @@ build_c() { # NAME
     "${zig[@]}" cc -target wasm32-wasi -Os -s -Wall -Wextra -I "$bindings" \
         "$guests_dir/$1-c/$1.c" "$bindings/imports.c" "$bindings/imports_component_type.o" -o "$core"
     wasm-tools component new "$core" --adapt "wasi_snapshot_preview1=$work_dir/adapter.wasm" -o "$work_dir/$1-c.wasm"
+}
+
+# The probe against another shape of the interface: SHAPE names the header that gives it the usual names. Functions that are `async` are
+# called and exported synchronously, which the component model allows; a program that exports one itself is no command of
+# preview 1 but a reactor.
+build_shape() { # SHAPE
+    need_c_tools
+    local bindings=$work_dir/c-$1 core=$work_dir/probe-$1-c.core.wasm wit=$wit_dir/$1 model=command
+    local adapter=$work_dir/adapter.wasm
+    rm -rf "$bindings" "$work_dir/wit-$1"
+    if [ -e "$guests_dir/p3/$1.wit" ]; then
+        wit=$work_dir/wit-$1 model=reactor adapter=$work_dir/adapter-reactor.wasm
+        mkdir -p "$wit/deps"
+        cp "$guests_dir/p3/$1.wit" "$wit"
+        cp -r "$guests_dir/p3/wasi-cli" "$wit_dir/$1" "$wit/deps"
+    fi
+    wit-bindgen c "$wit" --world imports --sync all --out-dir "$bindings" >/dev/null
+    "${zig[@]}" cc -target wasm32-wasi -mexec-model=$model -Os -s -Wall -Wextra -DSHAPE="\"shapes/$1.h\"" \
+        -I "$bindings" -I "$guests_dir/probe-c" \
+        "$guests_dir/probe-c/probe.c" "$bindings/imports.c" "$bindings/imports_component_type.o" -o "$core"
+    wasm-tools component new "$core" --adapt "wasi_snapshot_preview1=$adapter" -o "$work_dir/probe-$1-c.wasm"
 }
 
 # Two routes. `wasip2` is rustup's target of that name. `unknown` serves a machine without it, such
@@ -138,6 +161,7 @@ for guest in "${guests[@]}"; do
     # shellcheck disable=SC2254 # the language is a pattern
     case $guest in *-$language) ;; *) continue ;; esac
     case $guest in
+    probe-*-c) shape=${guest#probe-} && build_shape "${shape%-c}" ;;
     *-c) build_c "${guest%-c}" ;;
     *-rust) build_rust "${guest%-rust}" ;;
     esac

@@ -10,7 +10,8 @@ use crate::error::Refusal;
 use crate::gate::Load;
 use crate::pace::Pace;
 use crate::store::{check_key, check_value, within, write};
-use crate::{Code, Error};
+use crate::{Code, Error, Utf8Bytes};
+use bytes::Bytes;
 use std::sync::Arc;
 
 /// A batch whose keys alone are too many: found on the view, before anything is collected.
@@ -32,6 +33,35 @@ pub(crate) fn get_many(grant: &Arc<Grant>, pace: Pace, keys: &[Key<'_>]) -> Repl
             Ok(pairs)
         }))
     })
+}
+
+/// As [`get_many`], each key asked beside what it gave.
+pub(crate) fn get_many_with_misses(
+    grant: &Arc<Grant>,
+    pace: Pace,
+    keys: &[Key<'_>],
+) -> Reply<Vec<(Utf8Bytes, Option<Bytes>)>, Refusal> {
+    match get_many(grant, pace, keys) {
+        Reply::Now(answer) => Reply::Now(answer.map(|pairs| with_misses(keys, pairs))),
+        Reply::Later(answer) => {
+            let keys: Vec<Key<'static>> = keys.iter().map(Key::to_static).collect();
+            Reply::later(async move { answer.await.map(|pairs| with_misses(&keys, pairs)) })
+        }
+    }
+}
+
+/// The keys of all misses share one buffer.
+fn with_misses(keys: &[Key<'_>], pairs: Vec<Option<Pair>>) -> Vec<(Utf8Bytes, Option<Bytes>)> {
+    let missed =
+        || keys.iter().zip(&pairs).filter(|(_, pair)| pair.is_none()).map(|(key, _)| AsRef::<str>::as_ref(key));
+    let mut buffer = String::with_capacity(missed().map(str::len).sum());
+    missed().for_each(|key| buffer.push_str(key));
+    let mut left = Utf8Bytes::from(buffer);
+    let answer = |(key, pair): (&Key<'_>, Option<Pair>)| match pair {
+        Some((key, value)) => (key, Some(value)),
+        None => (left.split_to(AsRef::<str>::as_ref(key).len()), None),
+    };
+    keys.iter().zip(pairs).map(answer).collect()
 }
 
 pub(crate) fn set_many(grant: &Arc<Grant>, pace: Pace, pairs: &[(Key<'_>, &[u8])]) -> Reply<(), Refusal> {

@@ -18,3 +18,50 @@ mod draft2 {
 }
 
 pub use draft2::wasi::keyvalue::{atomics, batch, store};
+
+/// The types of `wasi:keyvalue@0.2.0-draft`, the first draft.
+pub mod draft {
+    mod generated {
+        #![allow(missing_docs, unreachable_pub, clippy::all, reason = "generated; the WIT files carry the text")]
+        wasmtime::component::bindgen!({
+            path: "../wit/draft",
+            world: "wasi:keyvalue/imports",
+            imports: { default: trappable },
+            with: { "wasi:keyvalue/store.bucket": crate::Bucket },
+        });
+    }
+    pub use generated::wasi::keyvalue::{atomics, batch, store};
+}
+
+/// The types of form B of `wasi:keyvalue@0.2.0-draft2`: those of form A, but for `batch`.
+pub mod draft2_b {
+    mod generated {
+        #![allow(missing_docs, unreachable_pub, clippy::all, reason = "generated; the WIT files carry the text")]
+        wasmtime::component::bindgen!({
+            path: "../wit/draft2-b",
+            world: "wasi:keyvalue/imports",
+            imports: { default: trappable },
+            with: {
+                "wasi:keyvalue/store": crate::bindings::store,
+                "wasi:keyvalue/atomics": crate::bindings::atomics,
+            },
+        });
+    }
+    pub use super::{atomics, store};
+    pub use generated::wasi::keyvalue::batch;
+}
+
+/// The types of `wasmcloud:keyvalue@0.2.0`.
+#[cfg(feature = "p3")]
+pub mod wasmcloud {
+    mod generated {
+        #![allow(missing_docs, unreachable_pub, clippy::all, reason = "generated; the WIT files carry the text")]
+        wasmtime::component::bindgen!({
+            path: "../wit/wasmcloud",
+            world: "wasmcloud:keyvalue/imports",
+            imports: { default: async | store | trappable },
+            with: { "wasmcloud:keyvalue/types.bucket": crate::Bucket },
+        });
+    }
+    pub use generated::wasmcloud::keyvalue::{atomics, batch, cas, store, types};
+}

@@ -589,9 +589,9 @@ mod tests {
         let opened = config.open().unwrap();
         let ctx = opened.context("visits");
         assert_eq!(ctx.limits().value_bytes_max, 10);
-        assert_eq!(ctx.look_up("").ok().unwrap().rights, Rights::READ | Rights::WRITE);
-        assert!(ctx.look_up("audit").is_err());
-        assert!(opened.context("other").look_up("").is_err());
+        assert_eq!(ctx.look_up(None, "").ok().unwrap().rights, Rights::READ | Rights::WRITE);
+        assert!(ctx.look_up(None, "audit").is_err());
+        assert!(opened.context("other").look_up(None, "").is_err());
     }
 
     #[test]
@@ -631,7 +631,7 @@ mod tests {
         assert_eq!((limits.value_bytes_max, limits.cas_handles_max), (7, 8), "a component's limits over those of all");
         assert_eq!(limits.written_keys_per_second_max.map(NonZeroU32::get), Some(5));
         assert_eq!(opened.context("other").limits().value_bytes_max, 9);
-        let grant = |name: &str| ctx.look_up(name).ok().unwrap();
+        let grant = |name: &str| ctx.look_up(None, name).ok().unwrap();
         assert!(grant("orders").rights.contains(Rights::WATCH) && !grant("notes").rights.contains(Rights::READ));
         let (orders, notes) = (&grant("orders").bucket, &grant("notes").bucket);
         orders.set("a", b"1").unwrap();

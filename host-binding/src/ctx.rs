@@ -7,6 +7,7 @@
 //! are counted apart: a clone of a context begins with none.
 
 use crate::backend::{Guard, LocalBucket, PageBounds};
+use crate::cursor::Positions;
 use crate::error::Refusal;
 use crate::gate::{Gate, Load};
 use crate::observe::Meters;
@@ -204,8 +205,12 @@ enum Entry {
 
 struct Shared {
     names: HashMap<Box<str>, Entry>,
+    /// What the imports of a label open.
+    labels: HashMap<Box<str>, WasiKeyValueCtx>,
     hide_withheld: bool,
     limits: Limits,
+    /// The cursors of guests whose cursors are numbers.
+    positions: Positions,
 }
 
 /// What a component may reach of `wasi:keyvalue`: buckets by name, rights, limits.
@@ -249,9 +254,17 @@ impl WasiKeyValueCtx {
         &self.shared.limits
     }
 
-    /// Decided from the configuration alone: the back end is not asked, so a refusal tells nothing about it.
-    pub(crate) fn look_up(&self, name: &str) -> Result<Arc<Grant>, Refusal> {
+    pub(crate) fn positions(&self) -> &Positions {
+        &self.shared.positions
+    }
+
+    /// Decided from the configuration alone: the back end is not asked, so a refusal tells nothing about it. An import without a
+    /// label, or with one that the configuration does not name, opens the plain names.
+    pub(crate) fn look_up(&self, label: Option<&str>, name: &str) -> Result<Arc<Grant>, Refusal> {
         let shared = &*self.shared;
+        if let Some(labelled) = label.and_then(|label| shared.labels.get(label)) {
+            return labelled.look_up(None, name);
+        }
         let entry = if name.len() <= shared.limits.name_bytes_max { shared.names.get(name) } else { None };
         match entry {
             Some(Entry::Granted(grant)) => Ok(grant.clone()),
@@ -267,6 +280,7 @@ impl WasiKeyValueCtx {
 pub struct WasiKeyValueCtxBuilder {
     granted: HashMap<Box<str>, (Arc<dyn LocalBucket>, Rights)>,
     withheld: Vec<Box<str>>,
+    labels: HashMap<Box<str>, WasiKeyValueCtx>,
     hide_withheld: bool,
     limits: Limits,
     tenant: Option<Gate>,
@@ -309,6 +323,15 @@ impl WasiKeyValueCtxBuilder {
         let name = name.into().into_boxed_str();
         self.granted.remove(&name);
         self.withheld.push(name);
+        self
+    }
+
+    /// What a labelled import (`import team-a: wasi:keyvalue/store@...`) opens: the names of `names`, with its rights and its limits
+    /// on keys, values and batches. A bucket that was opened through a label is that bucket wherever the guest uses it. Labels
+    /// that are not given here open what plain imports open.
+    #[must_use]
+    pub fn label(mut self, label: impl Into<String>, names: &WasiKeyValueCtx) -> Self {
+        self.labels.insert(label.into().into(), names.clone());
         self
     }
 
@@ -362,7 +385,13 @@ impl WasiKeyValueCtxBuilder {
         // Granted names come last: a name withheld first and granted later is granted.
         let names = withheld.chain(granted).collect();
         WasiKeyValueCtx {
-            shared: Arc::new(Shared { names, hide_withheld: self.hide_withheld, limits }),
+            shared: Arc::new(Shared {
+                names,
+                labels: self.labels,
+                hide_withheld: self.hide_withheld,
+                limits,
+                positions: Positions::default(),
+            }),
             handles: Handles::default(),
         }
     }

@@ -59,6 +59,8 @@
 //! `kvasi.toml`; [`bindings`] are the generated types, for a `bindgen!` of your own. Without default features the crate is
 //! the binding alone: no command, no compiler; the embedder chooses wasmtime's features.
 
+#![cfg_attr(not(feature = "p3"), allow(dead_code, reason = "what the shapes with `async` functions alone use"))]
+
 mod atomics;
 pub mod backend;
 mod batch;
@@ -83,6 +85,7 @@ mod store;
 mod target;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod version;
 
 pub use ctx::{
     Bucket, Cas, Limits, Rights, WasiKeyValue, WasiKeyValueCtx, WasiKeyValueCtxBuilder, WasiKeyValueCtxView,
@@ -92,7 +95,7 @@ pub use error::{Code, Error};
 pub use gate::Gate;
 #[cfg(feature = "p3")]
 pub use link::p3;
-pub use link::{add_to_linker, add_to_linker_async, add_to_linker_sync};
+pub use link::{Shapes, UnknownShape, add_to_linker, add_to_linker_async, add_to_linker_sync, link_async, link_sync};
 pub use lower::Utf8Bytes;
 pub use quota::{Account, Metered, Usage};
 #[cfg(feature = "config")]

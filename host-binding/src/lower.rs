@@ -26,12 +26,25 @@ impl Utf8Bytes {
     pub fn new(bytes: Bytes) -> Option<Self> {
         std::str::from_utf8(&bytes).is_ok().then_some(Utf8Bytes(bytes))
     }
+
+    /// Takes the first `at` bytes off.
+    pub(crate) fn split_to(&mut self, at: usize) -> Utf8Bytes {
+        assert!(self.is_char_boundary(at), "text is cut between characters");
+        Utf8Bytes(self.0.split_to(at))
+    }
+}
+
+impl From<String> for Utf8Bytes {
+    fn from(text: String) -> Self {
+        Utf8Bytes(text.into())
+    }
 }
 
 impl Deref for Utf8Bytes {
     type Target = str;
     fn deref(&self) -> &str {
-        // SAFETY: `new` is the only way to make one and has checked these bytes; `Bytes` are immutable.
+        // SAFETY: `new` has checked these bytes, or they come from a `String`, or were cut from such at the boundary of a
+        // character; there is no other way to make one, and `Bytes` are immutable.
         unsafe { std::str::from_utf8_unchecked(&self.0) }
     }
 }

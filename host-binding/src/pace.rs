@@ -5,7 +5,7 @@
 //! Invariant: with [`Pace::Wait`] every reply is there at once.
 
 use crate::Error;
-use crate::backend::{Guard, Key, LocalBucket, Observed, Page, PageBounds, Pair, Reply, Swap};
+use crate::backend::{Guard, Key, LocalBucket, Observed, Page, PageBounds, Pair, Reply, SetOptions, Swap};
 use bytes::Bytes;
 
 /// What a call does while its answer is on its way.
@@ -44,9 +44,11 @@ calls! {
     get / start_get(key: &str) -> Option<Bytes>;
     exists / start_exists(key: &str) -> bool;
     set / start_set(key: &str, value: &[u8]) -> ();
+    set_with / start_set_with(key: &str, value: &[u8], options: SetOptions) -> bool;
     delete / start_delete(key: &str) -> ();
     list_prefix / start_list(prefix: &str, after: Option<&[u8]>, bounds: PageBounds) -> Page;
     increment / start_increment(key: &str, delta: i64) -> i64;
+    increment_unsigned / start_increment_unsigned(key: &str, delta: i64) -> i64;
     observe / start_observe(key: &str) -> Observed;
     swap / start_swap(key: &str, guard: &Guard, value: &[u8]) -> Swap;
     get_many / start_get_many(keys: &[Key<'_>]) -> Vec<Option<Pair>>;

@@ -316,6 +316,10 @@ impl LocalBucket for Metered {
         self.write(key, |old| sum_bytes(old, delta), || self.inner.increment(key, delta), |_| true)
     }
 
+    fn increment_unsigned(&self, key: &str, delta: i64) -> Result<i64, Error> {
+        self.write(key, |old| sum_bytes(old, delta), || self.inner.increment_unsigned(key, delta), |_| true)
+    }
+
     fn observe(&self, key: &str) -> Result<Observed, Error> {
         self.inner.observe(key)
     }

@@ -4,7 +4,7 @@
 //! Invariants: 1. A right or a limit that forbids a call is found before the back end is asked. 2. Nothing of ours is
 //! allocated between a `get` or `set` and its answer; errors and cursors excepted.
 
-use crate::backend::Reply;
+use crate::backend::{Reply, SetOptions};
 use crate::ctx::{Bucket, Grant, Limits, Rights, WasiKeyValueCtx, WasiKeyValueCtxView};
 use crate::error::Refusal;
 use crate::gate::Load;
@@ -24,12 +24,12 @@ pub(crate) struct KeyPage {
     pub(crate) cursor: Option<String>,
 }
 
-/// `held` is how many buckets the instance has open already.
-pub(crate) fn open(ctx: &WasiKeyValueCtx, held: usize, name: &str) -> Result<Bucket, Refusal> {
+/// `held` is how many buckets the instance has open already, `label` that of the import it asks through.
+pub(crate) fn open(ctx: &WasiKeyValueCtx, held: usize, label: Option<&str>, name: &str) -> Result<Bucket, Refusal> {
     if held >= ctx.limits().open_buckets_max {
         return Err(Error::new(Code::TooManyHandles).for_guest("", "open"));
     }
-    ctx.look_up(name).map(|grant| Bucket { grant })
+    ctx.look_up(label, name).map(|grant| Bucket { grant })
 }
 
 /// Gives an opened bucket to the guest.
@@ -59,6 +59,27 @@ pub(crate) fn set(grant: &Arc<Grant>, pace: Pace, key: &str, value: &[u8]) -> Re
             check_key(&grant.limits, key)?;
             check_value(&grant.limits, value.len())?;
             Ok(grant.at(pace).set(key, value))
+        },
+    )
+}
+
+/// A `set` with an expiry, or only where no value is: `false` if there was one.
+pub(crate) fn set_with(
+    grant: &Arc<Grant>,
+    pace: Pace,
+    key: &str,
+    value: &[u8],
+    options: SetOptions,
+) -> Reply<bool, Refusal> {
+    grant.call(
+        "set",
+        Rights::WRITE,
+        write(1, key.len() + value.len()),
+        |_| 0,
+        || {
+            check_key(&grant.limits, key)?;
+            check_value(&grant.limits, value.len())?;
+            Ok(grant.at(pace).set_with(key, value, options))
         },
     )
 }
@@ -96,13 +117,13 @@ pub(crate) fn list_keys(grant: &Arc<Grant>, pace: Pace, prefix: &str, at: Option
     grant.call("list-keys", Rights::LIST, load, weigh, || {
         check_key(&grant.limits, prefix)?;
         let after = at
-            .map(|at| cursor::decode(grant.bucket.identity(), at))
+            .map(|at| cursor::decode(grant.bucket.identity(), prefix, at))
             .transpose()
             .map_err(|cursor::Invalid| Error::new(Code::InvalidCursor))?;
         let page = grant.at(pace).list_prefix(prefix, after.as_deref(), grant.limits.page());
-        let grant = grant.clone();
+        let (grant, prefix) = (grant.clone(), Box::<str>::from(prefix));
         Ok(page.and_then(move |page| {
-            let cursor = page.next.map(|last| cursor::encode(grant.bucket.identity(), &last));
+            let cursor = page.next.map(|last| cursor::encode(grant.bucket.identity(), &prefix, &last));
             Ok(KeyPage { keys: page.keys, cursor })
         }))
     })

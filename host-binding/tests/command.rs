@@ -199,14 +199,33 @@ fn an_import_that_is_not_served_is_named_with_what_is() {
     let import = |name: &str| shell.component("i.wasm", &format!("(component (import \"{name}\" (instance)))"));
     shell.fails(&["run", &import("wasi:http/types@0.2.0")], &["wasi:http/types@0.2.0", "Served:", "wasi:keyvalue"]);
     shell.fails(
-        &["run", &import("wasi:keyvalue/store@0.2.0-draft")],
-        &["wasi:keyvalue/store@0.2.0-draft", "expected version 0.2.0-draft2", "found 0.2.0-draft"],
+        &["run", &import("wasi:keyvalue/store@0.2.0")],
+        &["wasi:keyvalue/store@0.2.0", "expected version 0.2.0-draft2 or 0.2.0-draft", "found 0.2.0"],
     );
-    shell.fails(&["run", &import("wasmcloud:keyvalue/store@0.2.0")], &["wasmcloud:keyvalue/store@0.2.0"]);
+    shell.fails(&["run", &import("wasmcloud:keyvalue/store@0.1.0")], &["expected version 0.2.0", "found 0.1.0"]);
+    shell.fails(&["run", &import("wasi:keyvalue/watcher@0.2.0-draft2")], &["store, atomics, batch", "found watcher"]);
     let shape = r#"(component
         (import "wasi:keyvalue/store@0.2.0-draft2" (instance
             (export "open" (func (param "identifier" u32) (result u32))))))"#;
-    shell.fails(&["run", &shell.component("s.wasm", shape)], &["s.wasm", "does not link", "open"]);
+    shell.fails(
+        &["run", &shell.component("s.wasm", shape)],
+        &["s.wasm", "expects open: func(string) -> result<own, error>; found func(u32) -> u32"],
+    );
+}
+
+#[test]
+fn a_guest_of_any_shape_finds_what_one_of_another_stored() {
+    let shell = Shell::new();
+    let mut last = 0;
+    for name in ["probe-c", "probe-draft-c", "probe-draft2-b-c", "probe-draft2-c-c", "probe-wasmcloud-c", "probe-rust"]
+    {
+        let script = b"open 0 %\nincrement 0 count 1\nget-many 0 count absent\n";
+        let output = shell.run_with(&["run", &guest(name)], script);
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()), "{name}");
+        last += 1;
+        assert_eq!(text(&output.stdout), format!("1 ok\n2 ok {last}\n3 ok 2 count={last} -\n"), "{name}");
+    }
+    assert_eq!(shell.ok(&["get", "count"], 0), last.to_string());
 }
 
 #[test]

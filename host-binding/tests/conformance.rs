@@ -1,8 +1,9 @@
 //! The conformance suite: what each call must do, asked by a guest component, checked by the host.
 //!
 //! Flow: a case (named by its number in the list of behaviours) -> lines of the `probe` script -> a guest in C or in Rust
-//! -> the binding -> a back end -> the guest's answers -> asserts. Every case runs with every guest on every target; a
-//! later back end adds itself to `targets` in `target.rs` and to the macro below, and nothing else.
+//! -> the binding -> a back end -> the guest's answers -> asserts. Every case runs with every guest on every target, and
+//! with a guest of every other shape of the interface on the engine; a later back end adds itself to `targets` in `target.rs` and to the
+//! macro below, and nothing else.
 //! Invariant: a case knows its target only by its capabilities.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -27,6 +28,8 @@ mod batch;
 mod limits;
 #[path = "conformance/list.rs"]
 mod list;
+#[path = "conformance/shapes.rs"]
+mod shapes;
 #[path = "conformance/store.rs"]
 mod store;
 #[path = "conformance/transcript.rs"]
@@ -55,6 +58,29 @@ macro_rules! cases {
                 #[test]
                 fn rust_on_memory() {
                     super::$case(&mut Host::new(Language::Rust, Target::memory()));
+                }
+                #[test]
+                fn of_the_first_draft() {
+                    of(Language::Draft);
+                }
+                #[test]
+                fn of_form_b() {
+                    of(Language::FormB);
+                }
+                #[test]
+                fn of_form_c() {
+                    of(Language::FormC);
+                }
+                #[test]
+                fn of_wasmcloud() {
+                    of(Language::Wasmcloud);
+                }
+
+                /// Another shape of the interface, on the engine.
+                fn of(shape: Language) {
+                    if !shape.lacks(stringify!($case)) {
+                        super::$case(&mut Host::new(shape, Target::engine()));
+                    }
                 }
             }
         )*

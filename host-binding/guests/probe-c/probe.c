@@ -1,7 +1,8 @@
 // probe: runs a script from stdin against wasi:keyvalue and prints one line per command.
 //
 // The conformance guest. ../README.md defines the script language; ../probe-rust is the twin and
-// must print the same bytes. imports.h is made from ../../../wit by wit-bindgen.
+// must print the same bytes. imports.h is made from ../../../wit by wit-bindgen, or from the files of
+// another shape of the interface, to which a header of shapes/ gives the names used here.
 //
 // From top to bottom: memory, output, input tokens, slots, one function per command, the table of
 // commands, main. A command first takes all its arguments, then looks into slots, then calls: so a
@@ -19,6 +20,10 @@
 #define VALUE_SHOWN_BYTES_MAX 64
 #define PATTERN_BYTES_MAX 2147483647
 #define LIST_ALL_PAGES_MAX 100000
+
+#ifdef SHAPE
+#include SHAPE // gives a shape of the interface the names of the usual one
+#endif
 
 typedef imports_string_t string_t;
 typedef imports_list_u8_t bytes_t;
@@ -137,6 +142,13 @@ static void put_error(error_t *error) {
     switch (error->tag) {
     case WASI_KEYVALUE_STORE_ERROR_NO_SUCH_STORE: put("no-such-store"); break;
     case WASI_KEYVALUE_STORE_ERROR_ACCESS_DENIED: put("access-denied"); break;
+#ifdef SHAPE_WASMCLOUD
+    case WASMCLOUD_KEYVALUE_TYPES_ERROR_INVALID_ARGUMENT: put("invalid-argument"); break;
+    case WASMCLOUD_KEYVALUE_TYPES_ERROR_PRECONDITION_FAILED: put("precondition-failed"); break;
+    case WASMCLOUD_KEYVALUE_TYPES_ERROR_TIMEOUT: put("timeout"); break;
+    case WASMCLOUD_KEYVALUE_TYPES_ERROR_STORE_UNAVAILABLE: put("store-unavailable"); break;
+    case WASMCLOUD_KEYVALUE_TYPES_ERROR_QUOTA_EXCEEDED: put("quota-exceeded"); break;
+#endif
     default:
         put("other(");
         put_text(error->val.other);
@@ -493,26 +505,27 @@ static void command_increment(args_t *args) {
 
 // ---- Commands: listing ------------------------------------------------------------------------
 
+static void put_page(size_t slot, page_t *page) {
+    put("keys ");
+    put_u64(page->keys.len);
+    for (size_t i = 0; i < page->keys.len; i++) {
+        putchar(' ');
+        put_text(page->keys.ptr[i]);
+    }
+    put(" cursor ");
+    string_t next = page->cursor.val;
+    if (!page->cursor.is_some) put("-");
+    else if (next.len == 1 && next.ptr[0] == '-') put("%2D");
+    else put_text(next);
+    remember_cursor(slot, page->cursor);
+    imports_list_string_free(&page->keys);
+}
+
 static void list(size_t slot, string_t *cursor) {
     page_t page;
     error_t error;
-    if (!wasi_keyvalue_store_method_bucket_list_keys(bucket_in(slot), cursor, &page, &error)) {
-        put_err(&error);
-        return;
-    }
-    put("keys ");
-    put_u64(page.keys.len);
-    for (size_t i = 0; i < page.keys.len; i++) {
-        putchar(' ');
-        put_text(page.keys.ptr[i]);
-    }
-    put(" cursor ");
-    string_t next = page.cursor.val;
-    if (!page.cursor.is_some) put("-");
-    else if (next.len == 1 && next.ptr[0] == '-') put("%2D");
-    else put_text(next);
-    remember_cursor(slot, page.cursor);
-    imports_list_string_free(&page.keys);
+    if (wasi_keyvalue_store_method_bucket_list_keys(bucket_in(slot), cursor, &page, &error)) put_page(slot, &page);
+    else put_err(&error);
 }
 
 static void command_list(args_t *args) {
@@ -946,6 +959,99 @@ static void command_drop_many(args_t *args) {
     put("ok");
 }
 
+#ifdef SHAPE_WASMCLOUD
+// ---- Commands: what only this shape has -------------------------------------------------------
+
+static void set_with(size_t slot, string_t key, bytes_t value, wasmcloud_keyvalue_types_set_options_t options) {
+    error_t error;
+    bool ok = wasmcloud_keyvalue_types_method_bucket_set(bucket_in(slot), &key, &value, &options, &error);
+    put_result(ok, &error);
+}
+
+static void command_set_ttl(args_t *args) {
+    size_t slot = take_slot(args);
+    string_t key = take_text(args);
+    bytes_t value = take_value(args);
+    uint64_t ttl_ms = take_u64(args);
+    if (!complete(args) || !filled(buckets[slot].used)) return;
+    set_with(slot, key, value, (wasmcloud_keyvalue_types_set_options_t){.ttl_ms = {true, ttl_ms}});
+}
+
+static void command_set_new(args_t *args) {
+    size_t slot = take_slot(args);
+    string_t key = take_text(args);
+    bytes_t value = take_value(args);
+    if (!complete(args) || !filled(buckets[slot].used)) return;
+    set_with(slot, key, value, (wasmcloud_keyvalue_types_set_options_t){.if_not_exists = true});
+}
+
+static void command_set_new_ttl(args_t *args) {
+    size_t slot = take_slot(args);
+    string_t key = take_text(args);
+    bytes_t value = take_value(args);
+    uint64_t ttl_ms = take_u64(args);
+    if (!complete(args) || !filled(buckets[slot].used)) return;
+    set_with(slot, key, value,
+        (wasmcloud_keyvalue_types_set_options_t){.ttl_ms = {true, ttl_ms}, .if_not_exists = true});
+}
+
+static void command_list_prefix(args_t *args) {
+    size_t slot = take_slot(args);
+    string_t prefix = take_text(args);
+    bytes_t token = take(args);
+    bool none = token.len == 1 && token.ptr[0] == '-';
+    string_t cursor = decode_text(args, token);
+    if (!complete(args) || !filled(buckets[slot].used)) return;
+    page_t page;
+    error_t error;
+    bool ok = wasmcloud_keyvalue_types_method_bucket_list_keys(
+        bucket_in(slot), &prefix, none ? NULL : &cursor, &page, &error);
+    if (ok) put_page(slot, &page);
+    else put_err(&error);
+}
+
+// `current`, with the token.
+static void command_version(args_t *args) {
+    size_t slot = take_slot(args);
+    string_t key = take_text(args);
+    if (!complete(args) || !filled(buckets[slot].used)) return;
+    wasmcloud_keyvalue_cas_option_entry_t entry;
+    error_t error;
+    if (!wasmcloud_keyvalue_cas_current(bucket_in(slot), &key, &entry, &error)) {
+        put_err(&error);
+        return;
+    }
+    put(entry.is_some ? "version " : "none");
+    if (entry.is_some) put_text(entry.val.version);
+    wasmcloud_keyvalue_cas_option_entry_free(&entry);
+}
+
+// A swap with the conditions given; `-` is none.
+static void command_swap_if(args_t *args) {
+    size_t slot = take_slot(args);
+    string_t key = take_text(args);
+    bytes_t value = take_value(args);
+    bytes_t version = take(args), expected = take(args);
+    bool any_version = version.len == 1 && version.ptr[0] == '-';
+    bool any_value = expected.len == 1 && expected.ptr[0] == '-';
+    wasmcloud_keyvalue_cas_cas_options_t options = {
+        .require_version = {!any_version, decode_text(args, version)},
+        .require_value = {!any_value, decode(args, expected)}};
+    if (!complete(args) || !filled(buckets[slot].used)) return;
+    wasmcloud_keyvalue_cas_cas_result_t result;
+    error_t error;
+    if (!wasmcloud_keyvalue_cas_swap(bucket_in(slot), &key, &value, &options, &result, &error)) {
+        put_err(&error);
+    } else if (result.tag == WASMCLOUD_KEYVALUE_CAS_CAS_RESULT_SWAPPED) {
+        put("ok");
+    } else {
+        put(result.val.stale.is_some ? "stale " : "stale");
+        if (result.val.stale.is_some) put_value(result.val.stale.val.value);
+        wasmcloud_keyvalue_cas_option_entry_free(&result.val.stale);
+    }
+}
+#endif
+
 // ---- Commands: the guest itself ---------------------------------------------------------------
 
 static void command_echo(args_t *args) {
@@ -995,6 +1101,14 @@ static const struct {
     {"cas-many", command_cas_many},
     {"drop-many", command_drop_many},
     {"badkey", command_badkey},
+#ifdef SHAPE_WASMCLOUD
+    {"set-ttl", command_set_ttl},
+    {"set-new", command_set_new},
+    {"set-new-ttl", command_set_new_ttl},
+    {"list-prefix", command_list_prefix},
+    {"version", command_version},
+    {"swap-if", command_swap_if},
+#endif
     {"echo", command_echo},
     {"spin", command_spin},
     {"trap", command_trap},
@@ -1012,7 +1126,7 @@ static void run_line(const uint8_t *line, size_t len) {
     put("err bad-command");
 }
 
-int main(void) {
+static int run_script(void) {
     char *line = NULL;
     size_t capacity = 0;
     ssize_t len;
@@ -1028,3 +1142,9 @@ int main(void) {
     }
     return 0;
 }
+
+#ifdef SHAPE_ASYNC
+bool exports_wasi_cli_run_run(void) { return run_script() == 0; }
+#else
+int main(void) { return run_script(); }
+#endif

@@ -71,6 +71,10 @@ impl LocalBucket for Bucket {
         Ok(Bucket::increment(self, key.as_bytes(), delta)?)
     }
 
+    fn increment_unsigned(&self, key: &str, delta: i64) -> Result<i64, Error> {
+        Ok(self.increment_at_least(key.as_bytes(), delta, 0)?)
+    }
+
     fn observe(&self, key: &str) -> Result<Observed, Error> {
         Ok(observed(Bucket::get(self, key.as_bytes())?))
     }
@@ -112,6 +116,10 @@ impl LocalBucket for Bucket {
 
     fn start_increment(&self, key: &str, delta: i64) -> Reply<i64> {
         started(Bucket::start_increment(self, key.as_bytes(), delta), |sum| sum)
+    }
+
+    fn start_increment_unsigned(&self, key: &str, delta: i64) -> Reply<i64> {
+        started(self.start_increment_at_least(key.as_bytes(), delta, 0), |sum| sum)
     }
 
     fn start_swap(&self, key: &str, guard: &Guard, value: &[u8]) -> Reply<Swap> {
@@ -186,8 +194,8 @@ mod tests {
             let page = LocalBucket::list(&bucket, after.as_deref(), bounds).unwrap();
             keys.extend(page.keys.iter().map(|key| key.to_string()));
             let Some(next) = page.next else { break };
-            let cursor = crate::cursor::encode("b", &next);
-            after = Some(Bytes::from(crate::cursor::decode("b", &cursor).unwrap().into_owned()));
+            let cursor = crate::cursor::encode("b", "", &next);
+            after = Some(Bytes::from(crate::cursor::decode("b", "", &cursor).unwrap().into_owned()));
         }
         assert_eq!(keys, ["a", "c"]);
     }

@@ -80,6 +80,13 @@ pub trait Backend: Send + Sync + 'static {
 #[derive(Clone, Debug)]
 pub struct Key<'a>(pub(crate) Cow<'a, str>);
 
+impl Key<'_> {
+    /// A copy that outlives the guest's call.
+    pub(crate) fn to_static(&self) -> Key<'static> {
+        Key(Cow::Owned(self.0.clone().into_owned()))
+    }
+}
+
 impl AsRef<str> for Key<'_> {
     fn as_ref(&self) -> &str {
         &self.0
@@ -216,6 +223,19 @@ pub trait LocalBucket: Send + Sync + 'static {
     /// Adds `delta` to the ASCII decimal number at `key`, an absent one counting as 0, and gives the sum.
     fn increment(&self, key: &str, delta: i64) -> Result<i64, Error>;
 
+    /// As [`increment`](LocalBucket::increment), for guests whose numbers have no sign: a sum below zero is
+    /// [`Code::Overflow`], and nothing is changed. The default looks first and counts then; a rival that counts down in between
+    /// is found in the sum, and what was added is taken back.
+    fn increment_unsigned(&self, key: &str, delta: i64) -> Result<i64, Error> {
+        refuse_below_zero(self.get(key)?.as_deref(), delta)?;
+        let sum = self.increment(key, delta)?;
+        if sum < 0 {
+            self.increment(key, -delta)?;
+            return Err(Error::new(Code::Overflow));
+        }
+        Ok(sum)
+    }
+
     /// The present state of `key`, for a later [`swap`](LocalBucket::swap).
     fn observe(&self, key: &str) -> Result<Observed, Error>;
 
@@ -266,6 +286,11 @@ pub trait LocalBucket: Send + Sync + 'static {
         Reply::Now(self.increment(key, delta))
     }
 
+    /// As [`increment_unsigned`](LocalBucket::increment_unsigned), without waiting.
+    fn start_increment_unsigned(&self, key: &str, delta: i64) -> Reply<i64> {
+        Reply::Now(self.increment_unsigned(key, delta))
+    }
+
     /// As [`observe`](LocalBucket::observe), without waiting.
     fn start_observe(&self, key: &str) -> Reply<Observed> {
         Reply::Now(self.observe(key))
@@ -289,5 +314,14 @@ pub trait LocalBucket: Send + Sync + 'static {
     /// As [`delete_many`](LocalBucket::delete_many), without waiting.
     fn start_delete_many(&self, keys: &[Key<'_>]) -> Reply<()> {
         Reply::Now(self.delete_many(keys))
+    }
+}
+
+/// Whether `delta` on what stands there would be below zero. What is no number, the increment itself finds.
+pub(crate) fn refuse_below_zero(value: Option<&[u8]>, delta: i64) -> Result<(), Error> {
+    let number = value.and_then(|value| std::str::from_utf8(value).ok()?.parse::<i64>().ok());
+    match number.and_then(|number| number.checked_add(delta)) {
+        Some(sum) if sum < 0 => Err(Error::new(Code::Overflow)),
+        _ => Ok(()),
     }
 }

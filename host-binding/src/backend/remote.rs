@@ -6,10 +6,11 @@
 //! without harm is tried again; one that may not, and whose outcome is unknown, is [`Code::Indeterminate`]. 3. What the
 //! service said goes into the error's detail, which no guest reads.
 
-use super::{Capabilities, Guard, Key, LocalBucket, Observed, Page, PageBounds, Pair, Reply, SetOptions, Swap};
+use super::{
+    Capabilities, Guard, Key, LocalBucket, Observed, Page, PageBounds, Pair, Reply, SetOptions, Swap, refuse_below_zero,
+};
 use crate::{Code, Error};
 use bytes::Bytes;
-use std::borrow::Cow;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -283,11 +284,6 @@ impl<F: Future> Future for Entered<F> {
     }
 }
 
-/// Keys for a call that outlives the guest's own.
-fn owned(keys: &[Key<'_>]) -> Vec<Key<'static>> {
-    keys.iter().map(|key| Key(Cow::Owned(key.0.clone().into_owned()))).collect()
-}
-
 impl LocalBucket for Blocking {
     fn identity(&self) -> &str {
         self.bucket.identity()
@@ -384,6 +380,19 @@ impl LocalBucket for Blocking {
         self.start(move |bucket| async move { bucket.increment(&key, delta).await })
     }
 
+    fn start_increment_unsigned(&self, key: &str, delta: i64) -> Reply<i64> {
+        let key = key.to_owned();
+        self.start(move |bucket| async move {
+            refuse_below_zero(bucket.get(&key).await?.as_deref(), delta)?;
+            let sum = bucket.increment(&key, delta).await?;
+            if sum < 0 {
+                bucket.increment(&key, -delta).await?;
+                return Err(Error::new(Code::Overflow));
+            }
+            Ok(sum)
+        })
+    }
+
     fn start_observe(&self, key: &str) -> Reply<Observed> {
         let key = key.to_owned();
         self.start(|bucket| async move { bucket.observe(&key).await })
@@ -395,13 +404,13 @@ impl LocalBucket for Blocking {
     }
 
     fn start_get_many(&self, keys: &[Key<'_>]) -> Reply<Vec<Option<Pair>>> {
-        let keys = owned(keys);
+        let keys: Vec<Key<'static>> = keys.iter().map(Key::to_static).collect();
         self.start(|bucket| async move { bucket.get_many(&keys).await })
     }
 
     fn start_set_many(&self, pairs: &[(Key<'_>, &[u8])]) -> Reply<()> {
         let pairs: Vec<(Key<'static>, Vec<u8>)> =
-            pairs.iter().map(|(key, value)| (Key(Cow::Owned(key.0.clone().into_owned())), value.to_vec())).collect();
+            pairs.iter().map(|(key, value)| (key.to_static(), value.to_vec())).collect();
         self.start(|bucket| async move {
             let views: Vec<(Key<'_>, &[u8])> =
                 pairs.iter().map(|(key, value)| (Key::from(key.as_ref()), value.as_slice())).collect();
@@ -410,7 +419,7 @@ impl LocalBucket for Blocking {
     }
 
     fn start_delete_many(&self, keys: &[Key<'_>]) -> Reply<()> {
-        let keys = owned(keys);
+        let keys: Vec<Key<'static>> = keys.iter().map(Key::to_static).collect();
         self.start(|bucket| async move { bucket.delete_many(&keys).await })
     }
 }

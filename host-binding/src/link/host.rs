@@ -40,7 +40,7 @@ fn keys(keys: &[String]) -> Vec<Key<'_>> {
 
 impl wit_store::Host for WasiKeyValueCtxView<'_> {
     fn open(&mut self, identifier: String) -> Answer<Resource<Bucket>> {
-        let opened = store::open(self.ctx, self.ctx.handles.buckets, &identifier);
+        let opened = store::open(self.ctx, self.ctx.handles.buckets, None, &identifier);
         Ok(opened.and_then(|bucket| store::keep(self, bucket)).map_err(Error::from))
     }
 }

@@ -10,13 +10,17 @@ use kvasi_wasmtime::config::{BucketConfig, Config};
 use kvasi_wasmtime::{Target, WasiKeyValueCtx, WasiKeyValueCtxView, WasiKeyValueView};
 use std::path::Path;
 use std::process::ExitCode;
+use wasmtime::Store;
 use wasmtime::component::{Linker, ResourceTable};
-use wasmtime::{Engine, Store};
 use wasmtime_wasi::p2::bindings::sync::CommandPre;
+use wasmtime_wasi::p3::bindings as p3;
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
 /// As a shell reports a process that died of SIGABRT: what a trap amounts to.
 const TRAPPED: u8 = 134;
+
+/// What an asynchronous command exports.
+const ASYNC_RUN: &str = "wasi:cli/run@0.3.";
 
 struct Host {
     wasi: WasiCtx,
@@ -37,33 +41,47 @@ impl WasiKeyValueView for Host {
 }
 
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
-    let engine = engine()?;
-    let command = command(&engine, &args.component.component)?;
+    let command = command(&args.component.component)?;
     let opened = config(&args.component)?.open()?;
     let keyvalue = opened.context(&component::name(&args.component.component));
     let host = Host { wasi: wasi(args), keyvalue, table: ResourceTable::new() };
-    let code = call(&engine, &command, host)?;
+    let code = call(&command, host)?;
     opened.sync().map_err(|error| Failure::new(format!("the store did not sync at the end: {error}")))?;
     Ok(code)
 }
 
-fn engine() -> Result<Engine, Failure> {
-    let mut config = wasmtime::Config::new();
-    // No guest of a synchronous world can use it, and it costs each host call about a third of its time.
-    config.concurrency_support(false);
-    Engine::new(&config).map_err(|error| Failure::new(format!("wasmtime does not start: {error:#}")))
+/// A component that is linked, by how it is called.
+enum Command {
+    /// It blocks the thread.
+    Blocking(CommandPre<Host>),
+    /// It imports or exports `async` functions.
+    Async(p3::CommandPre<Host>),
 }
 
-fn command(engine: &Engine, path: &Path) -> Result<CommandPre<Host>, Failure> {
-    let component = component::load(engine, path)?;
-    component::check_imports(engine, path, &component, component::World::Command)?;
-    let mut linker = Linker::new(engine);
+fn command(path: &Path) -> Result<Command, Failure> {
+    let component = component::load(path)?;
+    let shapes = component::check_imports(path, &component, component::World::Command)?;
+    let engine = component.engine();
     let fail = |error: wasmtime::Error| Failure::new(format!("{} does not link: {error:#}", path.display()));
-    wasmtime_wasi::p2::add_to_linker_sync(&mut linker).map_err(fail)?;
-    kvasi_wasmtime::add_to_linker_sync(&mut linker).map_err(fail)?;
+    let mut linker = Linker::new(engine);
+    let ty = component.component_type();
+    if !shapes.is_async() && ty.exports(engine).all(|(name, _)| !name.starts_with(ASYNC_RUN)) {
+        wasmtime_wasi::p2::add_to_linker_sync(&mut linker).map_err(fail)?;
+        kvasi_wasmtime::link_sync(&mut linker, &component).map_err(fail)?;
+        let linked = linker.instantiate_pre(&component).map_err(fail)?;
+        return CommandPre::new(linked).map(Command::Blocking).map_err(|error| {
+            Failure::new(format!("{} is not a command: it does not export wasi:cli/run ({error})", path.display()))
+        });
+    }
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(fail)?;
+    wasmtime_wasi::p3::add_to_linker(&mut linker).map_err(fail)?;
+    kvasi_wasmtime::link_async(&mut linker, &component).map_err(fail)?;
     let linked = linker.instantiate_pre(&component).map_err(fail)?;
-    CommandPre::new(linked).map_err(|error| {
-        Failure::new(format!("{} is not a command: it does not export wasi:cli/run@0.2.x ({error})", path.display()))
+    p3::CommandPre::new(linked).map(Command::Async).map_err(|error| {
+        Failure::new(format!(
+            "{} has async functions and is no asynchronous command: it does not export wasi:cli/run@0.3.0 ({error})",
+            path.display()
+        ))
     })
 }
 
@@ -109,10 +127,19 @@ fn wasi(args: &RunArgs) -> WasiCtx {
     wasi.build()
 }
 
-fn call(engine: &Engine, command: &CommandPre<Host>, host: Host) -> Result<ExitCode, Failure> {
-    let mut store = Store::new(engine, host);
-    kvasi_wasmtime::limit_store(&mut store);
-    let ended = command.instantiate(&mut store).and_then(|command| command.wasi_cli_run().call_run(&mut store));
+fn call(command: &Command, host: Host) -> Result<ExitCode, Failure> {
+    let ended = match command {
+        Command::Blocking(command) => {
+            let mut store = Store::new(command.engine(), host);
+            kvasi_wasmtime::limit_store(&mut store);
+            command.instantiate(&mut store).and_then(|command| command.wasi_cli_run().call_run(&mut store))
+        }
+        Command::Async(command) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(|error| Failure::new(format!("no runtime for async calls: {error}")))?;
+            runtime.block_on(call_async(command, host))
+        }
+    };
     match ended {
         Ok(Ok(())) => Ok(ExitCode::SUCCESS),
         Ok(Err(())) => Ok(ExitCode::FAILURE),
@@ -125,4 +152,11 @@ fn call(engine: &Engine, command: &CommandPre<Host>, host: Host) -> Result<ExitC
             }
         },
     }
+}
+
+async fn call_async(command: &p3::CommandPre<Host>, host: Host) -> wasmtime::Result<Result<(), ()>> {
+    let mut store = Store::new(command.engine(), host);
+    kvasi_wasmtime::limit_store(&mut store);
+    let command = command.instantiate_async(&mut store).await?;
+    store.run_concurrent(async |store| command.wasi_cli_run().call_run(store).await).await?
 }
