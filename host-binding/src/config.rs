@@ -13,6 +13,9 @@
 //! [buckets.shared]
 //! store = "redis://cache.internal:6379"   # a service: see `backend`; what it keeps, and how surely, is its own matter
 //!
+//! [labels.team-a]                 # what `import team-a: wasi:keyvalue/store@...` opens, and no other name
+//! "" = "shared"                   # the name guests give to `open`, and the bucket that it is
+//!
 //! [remote]                        # of buckets in services
 //! timeout-ms = 5000               # from a call to its answer
 //! attempts = 4
@@ -166,6 +169,8 @@ pub struct Config {
     pub metrics: bool,
     /// Buckets by the name that guests give to `open`.
     pub buckets: BTreeMap<String, BucketConfig>,
+    /// By the label of an import: names that guests give to `open`, and the buckets they are.
+    labels: BTreeMap<String, BTreeMap<String, Spanned<String>>>,
     components: Option<BTreeMap<String, ComponentConfig>>,
     tenants: BTreeMap<String, TenantConfig>,
     limits: LimitsConfig,
@@ -349,10 +354,24 @@ impl Config {
     pub fn parse(text: &str, base: &Path) -> Result<Config, Error> {
         let mut config: Config = toml::from_str(text).map_err(|error| Error::Parse(error.to_string()))?;
         config.base = base.to_owned();
+        config.check_labels(text)?;
         config.check_grants(text)?;
         config.check_tenants(text)?;
         config.check_quotas(text)?;
         Ok(config)
+    }
+
+    fn check_labels(&self, text: &str) -> Result<(), Error> {
+        for (label, names) in &self.labels {
+            if let Some(bucket) = names.values().find(|bucket| !self.buckets.contains_key(bucket.as_ref())) {
+                let name = bucket.as_ref();
+                let what = format!(
+                    "label {label:?} opens {name:?}, but there is no bucket of that name: add [buckets.{name:?}]"
+                );
+                return Err(at_line(text, bucket.span().start, what));
+            }
+        }
+        Ok(())
     }
 
     /// A grant on a bucket that does not exist is a slip of the pen: better found here than by the component. So is one that
@@ -541,6 +560,11 @@ impl Opened {
         for (name, bucket) in &self.buckets {
             builder = builder.grant(name, bucket.clone(), self.rights(component, name));
         }
+        for (label, names) in &self.config.labels {
+            for (name, bucket) in names {
+                builder = builder.label(label, name, bucket.as_ref());
+            }
+        }
         builder.build()
     }
 
@@ -592,6 +616,36 @@ mod tests {
         assert_eq!(ctx.look_up(None, "").ok().unwrap().rights, Rights::READ | Rights::WRITE);
         assert!(ctx.look_up(None, "audit").is_err());
         assert!(opened.context("other").look_up(None, "").is_err());
+    }
+
+    #[test]
+    fn a_label_opens_its_own_names_with_the_grants_of_the_buckets() {
+        let config = parse(
+            r#"
+            durability = "ephemeral"
+            [buckets.""]
+            bucket = "plain"
+            [buckets.a]
+            [buckets.b]
+            [labels.team-a]
+            "" = "a"
+            main = "b"
+            [components.visits.grants]
+            "" = ["read"]
+            a = ["read", "write"]
+            "#,
+        )
+        .unwrap();
+        let ctx = config.open().unwrap().context("visits");
+        let open =
+            |label, name| ctx.look_up(label, name).map(|grant| (grant.bucket.identity().to_owned(), grant.rights));
+        assert_eq!(open(Some("team-a"), ""), Ok(("a".to_owned(), Rights::READ | Rights::WRITE)));
+        assert_eq!(open(Some("team-a"), "main"), Err(crate::error::Refusal::AccessDenied));
+        assert_eq!(open(Some("team-a"), "a"), Err(crate::error::Refusal::NoSuchStore));
+        assert_eq!(open(Some("other"), ""), Ok(("plain".to_owned(), Rights::READ)));
+        assert_eq!(open(None, ""), Ok(("plain".to_owned(), Rights::READ)));
+        let error = parse("[buckets.a]\n[labels.x]\n\"\" = \"b\"\n").unwrap_err().to_string();
+        assert!(error.contains("line 3") && error.contains("\"x\"") && error.contains("\"b\""), "{error}");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::ops::BitOr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use wasmtime::Store;
 use wasmtime::component::{HasData, Resource, ResourceTable};
 
@@ -205,8 +206,8 @@ enum Entry {
 
 struct Shared {
     names: HashMap<Box<str>, Entry>,
-    /// What the imports of a label open.
-    labels: HashMap<Box<str>, WasiKeyValueCtx>,
+    /// For an import's label, what the names that it opens are called in `names`.
+    labels: HashMap<Box<str>, HashMap<Box<str>, Box<str>>>,
     hide_withheld: bool,
     limits: Limits,
     /// The cursors of guests whose cursors are numbers.
@@ -222,10 +223,29 @@ pub struct WasiKeyValueCtx {
 }
 
 /// How many handles this store's instance holds now.
+///
+/// Atomic only so that a context can be shared: one store's instance is in one call at a time, or nearly.
 #[derive(Default)]
 pub(crate) struct Handles {
-    pub(crate) buckets: usize,
-    pub(crate) cas: usize,
+    pub(crate) buckets: Count,
+    pub(crate) cas: Count,
+}
+
+#[derive(Default)]
+pub(crate) struct Count(AtomicUsize);
+
+impl Count {
+    pub(crate) fn get(&self) -> usize {
+        self.0.load(Relaxed)
+    }
+
+    fn add(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    fn take(&self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Clone for WasiKeyValueCtx {
@@ -262,11 +282,12 @@ impl WasiKeyValueCtx {
     /// label, or with one that the configuration does not name, opens the plain names.
     pub(crate) fn look_up(&self, label: Option<&str>, name: &str) -> Result<Arc<Grant>, Refusal> {
         let shared = &*self.shared;
-        if let Some(labelled) = label.and_then(|label| shared.labels.get(label)) {
-            return labelled.look_up(None, name);
-        }
-        let entry = if name.len() <= shared.limits.name_bytes_max { shared.names.get(name) } else { None };
-        match entry {
+        let name = if name.len() <= shared.limits.name_bytes_max { Some(name) } else { None };
+        let name = match label.and_then(|label| shared.labels.get(label)) {
+            Some(names) => name.and_then(|name| names.get(name)).map(|name| &**name),
+            None => name,
+        };
+        match name.and_then(|name| shared.names.get(name)) {
             Some(Entry::Granted(grant)) => Ok(grant.clone()),
             Some(Entry::Withheld) => Err(Refusal::AccessDenied),
             None if shared.hide_withheld => Err(Refusal::AccessDenied),
@@ -280,7 +301,7 @@ impl WasiKeyValueCtx {
 pub struct WasiKeyValueCtxBuilder {
     granted: HashMap<Box<str>, (Arc<dyn LocalBucket>, Rights)>,
     withheld: Vec<Box<str>>,
-    labels: HashMap<Box<str>, WasiKeyValueCtx>,
+    labels: HashMap<Box<str>, HashMap<Box<str>, Box<str>>>,
     hide_withheld: bool,
     limits: Limits,
     tenant: Option<Gate>,
@@ -326,12 +347,13 @@ impl WasiKeyValueCtxBuilder {
         self
     }
 
-    /// What a labelled import (`import team-a: wasi:keyvalue/store@...`) opens: the names of `names`, with its rights and its limits
-    /// on keys, values and batches. A bucket that was opened through a label is that bucket wherever the guest uses it. Labels
-    /// that are not given here open what plain imports open.
+    /// What a labelled import (`import team-a: wasi:keyvalue/store@...`) opens: `name` is the bucket that plain imports know as
+    /// `bucket`, with its rights and limits. Other names are unknown through that label; a label that is not given here at all opens
+    /// the plain names. A bucket that was opened through a label is that bucket wherever the guest uses it.
     #[must_use]
-    pub fn label(mut self, label: impl Into<String>, names: &WasiKeyValueCtx) -> Self {
-        self.labels.insert(label.into().into(), names.clone());
+    pub fn label(mut self, label: impl Into<String>, name: impl Into<String>, bucket: impl Into<String>) -> Self {
+        let names = self.labels.entry(label.into().into()).or_default();
+        names.insert(name.into().into(), bucket.into().into());
         self
     }
 
@@ -428,9 +450,16 @@ impl fmt::Debug for Cas {
 #[derive(Debug)]
 pub struct WasiKeyValueCtxView<'a> {
     /// What the component may reach.
-    pub ctx: &'a mut WasiKeyValueCtx,
+    pub ctx: &'a WasiKeyValueCtx,
     /// Where its handles are.
     pub table: &'a mut ResourceTable,
+}
+
+impl<'a> WasiKeyValueCtxView<'a> {
+    /// A view of both.
+    pub fn new(ctx: &'a WasiKeyValueCtx, table: &'a mut ResourceTable) -> Self {
+        WasiKeyValueCtxView { ctx, table }
+    }
 }
 
 /// Handles in and out of the table, counted on the way: the only code that touches either.
@@ -442,26 +471,26 @@ impl WasiKeyValueCtxView<'_> {
 
     pub(crate) fn push_bucket(&mut self, bucket: Bucket) -> Result<Resource<Bucket>, Error> {
         let handle = self.table.push(bucket).map_err(|_full| Error::new(Code::TooManyHandles))?;
-        self.ctx.handles.buckets += 1;
+        self.ctx.handles.buckets.add();
         Ok(handle)
     }
 
     pub(crate) fn drop_bucket(&mut self, handle: Resource<Bucket>) -> wasmtime::Result<()> {
         self.table.delete(handle)?;
-        self.ctx.handles.buckets = self.ctx.handles.buckets.saturating_sub(1);
+        self.ctx.handles.buckets.take();
         Ok(())
     }
 
     pub(crate) fn push_cas(&mut self, cas: Cas) -> Result<Resource<Cas>, Error> {
         let handle = self.table.push(cas).map_err(|_full| Error::new(Code::TooManyHandles))?;
-        self.ctx.handles.cas += 1;
+        self.ctx.handles.cas.add();
         Ok(handle)
     }
 
     /// Takes a handle out of the table for good.
     pub(crate) fn take_cas(&mut self, handle: Resource<Cas>) -> wasmtime::Result<Cas> {
         let cas = self.table.delete(handle)?;
-        self.ctx.handles.cas = self.ctx.handles.cas.saturating_sub(1);
+        self.ctx.handles.cas.take();
         Ok(cas)
     }
 }

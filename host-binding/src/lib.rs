@@ -34,11 +34,11 @@
 //! config.concurrency_support(false); // a third off each call, where no guest needs `async func`
 //! let engine = Engine::new(&config)?;
 //! let mut linker = Linker::new(&engine);
-//! kvasi_wasmtime::add_to_linker_sync(&mut linker)?;
-//!
-//! // One clone of the context for each store, that is, for each instance.
 //! # const COMPONENT: [u8; 8] = *b"\0asm\x0d\0\x01\0";
 //! let component = Component::new(&engine, COMPONENT)?;
+//! kvasi_wasmtime::link_sync(&mut linker, &component)?; // in whatever shape it imports the interface
+//!
+//! // One clone of the context for each store, that is, for each instance.
 //! let mut store = Store::new(&engine, State { keyvalue: ctx.clone(), table: ResourceTable::new() });
 //! kvasi_wasmtime::limit_store(&mut store);
 //! let instance = linker.instantiate(&mut store, &component)?;
@@ -46,6 +46,18 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Shapes of the interface
+//!
+//! Guests in the field import `wasi:keyvalue@0.2.0-draft`, `@0.2.0-draft2` in three forms that share the name, or
+//! `wasmcloud:keyvalue@0.2.0`. [`link_sync`] and [`link_async`] look at the component and add what it imports, [`Shapes`] says what that is;
+//! an import of no known shape is refused with what was expected and found. A host that knows its guests adds both drafts by
+//! [`add_to_linker_sync`] or [`add_to_linker_async`], or what has `async` functions by `p3::add_to_linker`. A host that uses the
+//! crate `wasmtime-wasi-keyvalue` changes one line: [`drop_in`].
+//!
+//! An asynchronous host's thread is not held: what is in memory is answered without a switch of stacks, and a write with
+//! `Durability::Sync` or a bucket behind a network suspends the guest. Where a call is given up (a trap, an epoch, a timeout),
+//! its write is made as a whole or not at all.
 //!
 //! # What a guest is told
 //!
@@ -71,6 +83,7 @@ pub mod config;
 pub mod copy;
 mod ctx;
 mod cursor;
+pub mod drop_in;
 mod error;
 mod gate;
 mod link;

@@ -62,7 +62,7 @@ pub(super) fn open<T: Send + 'static, E: WitError>(
         "open",
         move |cx, _, (name,): (WasmStr,)| {
             let ctx = access.view(cx).ctx;
-            let (held, ctx) = (ctx.handles.buckets, ctx.clone());
+            let (held, ctx) = (ctx.handles.buckets.get(), ctx.clone());
             Ok(Reply::Now(store::open(&ctx, held, label.as_deref(), &name.to_str(&*cx)?)))
         },
         move |cx, opened| {
@@ -184,7 +184,7 @@ pub(super) fn cas<T: Send + 'static, E: WitError>(instance: &mut Instance<'_, T>
         "[static]cas.new",
         move |cx, pace, (bucket, key): OneKey| {
             let bucket = access.view(cx).bucket(&bucket)?;
-            let held = access.view(cx).ctx.handles.cas;
+            let held = access.view(cx).ctx.handles.cas.get();
             Ok(atomics::attempt(&bucket.grant, pace, held, &key.to_str(&*cx)?))
         },
         move |cx, attempt| {

@@ -40,7 +40,7 @@ fn keys(keys: &[String]) -> Vec<Key<'_>> {
 
 impl wit_store::Host for WasiKeyValueCtxView<'_> {
     fn open(&mut self, identifier: String) -> Answer<Resource<Bucket>> {
-        let opened = store::open(self.ctx, self.ctx.handles.buckets, None, &identifier);
+        let opened = store::open(self.ctx, self.ctx.handles.buckets.get(), None, &identifier);
         Ok(opened.and_then(|bucket| store::keep(self, bucket)).map_err(Error::from))
     }
 }
@@ -88,7 +88,8 @@ impl wit_atomics::Host for WasiKeyValueCtxView<'_> {
 
 impl wit_atomics::HostCas for WasiKeyValueCtxView<'_> {
     fn new(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<Resource<Cas>> {
-        let attempt = atomics::attempt(&self.bucket(&bucket)?.grant, Pace::Wait, self.ctx.handles.cas, &key).now();
+        let attempt =
+            atomics::attempt(&self.bucket(&bucket)?.grant, Pace::Wait, self.ctx.handles.cas.get(), &key).now();
         Ok(attempt.and_then(|cas| atomics::keep(self, cas)).map_err(Error::from))
     }
 
