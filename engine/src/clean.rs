@@ -36,8 +36,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(4);
 /// The pause up to which it grows slowly: at least as fast as most disks write.
 const PAUSE_GENTLE: Duration = Duration::from_micros(500);
 
-/// What writers are to pause for every 256 KiB logged, while so much of the log is dead: nothing up to two bytes for each
-/// that lives, where a segment that is cleaned is nearly empty, so that cleaning is outrun only if the disk or the
+/// What writers are to pause for every 256 KiB logged, while so much of the log is dead: nothing up to half a GiB, or two bytes
+/// for each that lives, where a segment that is cleaned is nearly empty, so that cleaning is outrun only if the disk or the
 /// processors are; from there a little, [`PAUSE_GENTLE`] at four bytes, and [`PAUSE_MAX`] at six.
 pub(crate) fn brake(log_bytes: u64, live_bytes: u64) -> Duration {
     let dead = log_bytes.saturating_sub(live_bytes);
@@ -50,8 +50,9 @@ pub(crate) fn brake(log_bytes: u64, live_bytes: u64) -> Duration {
     gentle + (PAUSE_MAX - PAUSE_GENTLE).mul_f64(((debt - 4.0) / 2.0).clamp(0.0, 1.0))
 }
 
-/// Under this much dead data nobody is asked to wait.
-const BRAKE_DEAD_BYTES_MIN: u64 = 64 << 20;
+/// Under this much dead data nobody is asked to wait: a disk that writes 140 MB/s needs some seconds for it, and a burst of
+/// writes is over by then.
+const BRAKE_DEAD_BYTES_MIN: u64 = 512 << 20;
 
 /// What is known of a segment that may be cleaned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -342,9 +343,10 @@ mod tests {
 
     #[test]
     fn writers_are_slowed_in_proportion_to_what_is_dead() {
-        assert_eq!(brake(300 * MIB, 100 * MIB), Duration::ZERO);
-        assert_eq!(brake(20 * MIB, MIB), Duration::ZERO, "a small store is never slowed");
-        let pauses: Vec<_> = (100..=1000).map(|dead| brake((100 + dead) * MIB, 100 * MIB)).collect();
+        assert_eq!(brake(3000 * MIB, 1000 * MIB), Duration::ZERO);
+        assert_eq!(brake(400 * MIB, MIB), Duration::ZERO, "a small store is never slowed");
+        assert!(!brake(1200 * MIB, 100 * MIB).is_zero());
+        let pauses: Vec<_> = (100..=1000).map(|dead| brake((1000 + 10 * dead) * MIB, 1000 * MIB)).collect();
         assert!(pauses.is_sorted(), "the more is dead, the longer");
         let steps = pauses.windows(2).map(|two| two[1] - two[0]);
         assert!(steps.max() < Some(Duration::from_micros(20)), "nowhere a jump");

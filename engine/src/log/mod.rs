@@ -456,10 +456,16 @@ impl Log {
         Ok(segment)
     }
 
-    /// Size of the next segment, going by the size of the log.
+    /// Size of the next segment, going by the size of the log. Larger while writers outrun the disk: each one takes three syncs,
+    /// behind those of the segments before it.
     fn segment_bytes(&self, guard: &Guard) -> u64 {
         let logged: u64 = self.segments(guard).iter().map(|s| s.region.published()).sum();
-        (logged / SEGMENTS_PER_LOG).next_power_of_two().max(FIRST_SEGMENT_BYTES).min(self.segment_bytes_max)
+        let waiting = if self.syncs { 0 } else { self.unsynced_bytes() };
+        (logged / SEGMENTS_PER_LOG)
+            .max(waiting / 2)
+            .next_power_of_two()
+            .max(FIRST_SEGMENT_BYTES)
+            .min(self.segment_bytes_max)
     }
 
     pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
