@@ -734,6 +734,8 @@ mod tests {
         assert!(error.contains("line 2") && error.contains("riak") && error.contains("redis"), "{error}");
         let error = parse("store = \"redis://h:port\"\n").unwrap_err().to_string();
         assert!(error.contains("line 1") && error.contains("port"), "{error}");
+        let error = parse("[buckets.a]\n\nstore = \"dynamodb://table?regoin=x\"\n").unwrap_err().to_string();
+        assert!(error.contains("line 3") && error.contains("regoin") && error.contains("region"), "{error}");
         let error = parse("[remote]\ntimeout-ms = 0\n").unwrap_err().to_string();
         assert!(error.contains("line 2"), "{error}");
     }

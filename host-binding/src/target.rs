@@ -2,23 +2,86 @@
 
 use serde::Deserialize;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 use url::Url;
 
-/// The kinds of services that the crate has features for.
-const SERVICES: [&str; 10] = [
-    "redis",
-    "rediss",
-    "redis-cluster",
-    "rediss-cluster",
-    "memcached",
-    "etcd",
-    "etcds",
-    "dynamodb",
-    "cosmos",
-    "firestore",
+/// A kind of service that the crate has a feature for, and what a URL of it may say: a slip of the pen is found where the
+/// URL is written, not by the first call.
+struct Kind {
+    scheme: &'static str,
+    /// How such a URL is written.
+    shape: &'static str,
+    /// Whether it must name a host, which for some services is a table or an account.
+    host: bool,
+    /// Parts of its path.
+    parts: RangeInclusive<usize>,
+    parameters: &'static [&'static str],
+}
+
+const fn kind(scheme: &'static str, shape: &'static str, parts: RangeInclusive<usize>) -> Kind {
+    Kind { scheme, shape, host: false, parts, parameters: &["node", "prefix"] }
+}
+
+static KINDS: [Kind; 10] = [
+    Kind { parameters: &["node", "prefix", "protocol"], ..kind("redis", "redis://HOST[:PORT][/NUMBER]", 0..=1) },
+    Kind { parameters: &["node", "prefix", "protocol"], ..kind("rediss", "rediss://HOST[:PORT][/NUMBER]", 0..=1) },
+    Kind { parameters: &["node", "prefix", "protocol"], ..kind("redis-cluster", "redis-cluster://HOST[:PORT]", 0..=0) },
+    Kind {
+        parameters: &["node", "prefix", "protocol"],
+        ..kind("rediss-cluster", "rediss-cluster://HOST[:PORT]", 0..=0)
+    },
+    Kind { parameters: &["prefix"], ..kind("memcached", "memcached://HOST[:PORT]", 0..=0) },
+    kind("etcd", "etcd://HOST[:PORT]", 0..=0),
+    kind("etcds", "etcds://HOST[:PORT]", 0..=0),
+    Kind {
+        host: true,
+        parameters: &["region", "endpoint", "prefix", "create"],
+        ..kind("dynamodb", "dynamodb://TABLE", 0..=0)
+    },
+    Kind {
+        host: true,
+        parameters: &["endpoint", "prefix", "create"],
+        ..kind("cosmos", "cosmos://ACCOUNT/DATABASE/CONTAINER", 2..=2)
+    },
+    Kind {
+        host: true,
+        parameters: &["endpoint", "prefix"],
+        ..kind("firestore", "firestore://PROJECT[/DATABASE]", 0..=1)
+    },
 ];
+
+impl Kind {
+    /// What in `url` none of this kind would say. The text may hold a password: nothing of it but names of parameters is repeated.
+    fn check(&self, url: &Url) -> Result<(), String> {
+        let parts = url.path().split('/').filter(|part| !part.is_empty()).count();
+        if (self.host && url.host_str().is_none_or(str::is_empty)) || !self.parts.contains(&parts) {
+            return Err(format!("a URL of this kind is written {}", self.shape));
+        }
+        for (name, value) in url.query_pairs() {
+            if !self.parameters.contains(&&*name) {
+                let known = self.parameters.join(", ");
+                return Err(format!("{}:// has no parameter {name:?}: there is {known}", self.scheme));
+            }
+            let right = match &*name {
+                "create" => matches!(&*value, "true" | "false"),
+                "endpoint" => Url::parse(&value).is_ok_and(|url| matches!(url.scheme(), "http" | "https")),
+                "region" | "node" => !value.is_empty(),
+                _ => true,
+            };
+            if !right {
+                let expected = match &*name {
+                    "create" => "true or false",
+                    "endpoint" => "a URL of http:// or https://",
+                    _ => "not empty",
+                };
+                return Err(format!("{}://: {name} is {expected}", self.scheme));
+            }
+        }
+        Ok(())
+    }
+}
 
 /// A place for keys: `DIR`, `engine:DIR`, or a URL such as `redis://host:6379`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -38,14 +101,16 @@ impl FromStr for Target {
             return Ok(Target::Directory(dir.strip_prefix("//").unwrap_or(dir).into()));
         }
         let Some((scheme, _)) = text.split_once("://") else { return Ok(Target::Directory(text.into())) };
-        if !SERVICES.contains(&scheme) {
+        let Some(kind) = KINDS.iter().find(|kind| kind.scheme == scheme) else {
             return Err(format!(
                 "{scheme}:// is no kind of store: a directory is, or engine:DIR, or a URL of {}",
-                SERVICES.join(", ")
+                KINDS.iter().map(|kind| kind.scheme).collect::<Vec<_>>().join(", ")
             ));
-        }
+        };
         // The text itself may hold a password: it is not repeated.
-        Url::parse(text).map(Target::Service).map_err(|error| format!("this is not a {scheme} URL: {error}"))
+        let url = Url::parse(text).map_err(|error| format!("this is not a {scheme} URL: {error}"))?;
+        kind.check(&url)?;
+        Ok(Target::Service(url))
     }
 }
 
@@ -91,6 +156,33 @@ mod tests {
         let cluster: Target = "redis-cluster://a:1?node=b:2".parse().unwrap();
         assert_eq!(cluster.to_string(), "redis-cluster://a:1");
         assert!("ftp://host".parse::<Target>().unwrap_err().contains("ftp"));
+        for text in [
+            "dynamodb://key:secret@",
+            "dynamodb://table/more",
+            "dynamodb://table?regoin=eu-west-1",
+            "dynamodb://table?endpoint=localhost:8000",
+            "dynamodb://table?create=yes",
+            "cosmos://:secret@account",
+            "cosmos://account/database",
+            "firestore://",
+            "firestore://project/database/more",
+            "redis://host?prefx=a",
+            "etcd://host/path",
+        ] {
+            let error = text.parse::<Target>().unwrap_err();
+            let scheme = text.split_once(':').unwrap().0;
+            assert!(error.contains(scheme) && !error.contains("secret"), "{text}: {error}");
+        }
+        for text in [
+            "dynamodb://A_table.b?region=eu-west-1&prefix=p",
+            "cosmos://account/db/container",
+            "firestore://project",
+            "firestore://project/database?endpoint=http://127.0.0.1:1",
+            "etcd://a:1/?node=b:2&node=c:3&prefix=p",
+            "rediss://u:p@host:1/3?protocol=resp3",
+        ] {
+            assert!(matches!(text.parse(), Ok(Target::Service(_))), "{text}");
+        }
         assert!(!"redis://u:secret@h:x".parse::<Target>().unwrap_err().contains("secret"));
     }
 }

@@ -8,15 +8,32 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[cfg(feature = "cosmosdb")]
+#[path = "backends/cosmos_fake.rs"]
+mod cosmos_fake;
 #[path = "conformance/guest.rs"]
 mod guest;
 #[path = "conformance/target.rs"]
 mod target;
 
-#[cfg(any(feature = "redis", feature = "etcd", feature = "memcached"))]
+#[cfg(any(
+    feature = "cosmosdb",
+    feature = "dynamodb",
+    feature = "etcd",
+    feature = "firestore",
+    feature = "memcached",
+    feature = "redis"
+))]
 #[path = "backends/servers.rs"]
 mod servers;
-#[cfg(any(feature = "redis", feature = "etcd", feature = "memcached"))]
+#[cfg(any(
+    feature = "cosmosdb",
+    feature = "dynamodb",
+    feature = "etcd",
+    feature = "firestore",
+    feature = "memcached",
+    feature = "redis"
+))]
 #[path = "conformance/services.rs"]
 mod services;
 
@@ -86,7 +103,14 @@ macro_rules! cases {
         )*
 
         /// The cases of this file, for whoever runs them one after the other.
-        #[cfg(any(feature = "redis", feature = "etcd", feature = "memcached"))]
+        #[cfg(any(
+    feature = "cosmosdb",
+    feature = "dynamodb",
+    feature = "etcd",
+    feature = "firestore",
+    feature = "memcached",
+    feature = "redis"
+))]
         pub(crate) const CASES: &[(&str, fn(&mut crate::target::Host))] = &[$((stringify!($case), $case)),*];
     };
 }

@@ -7,7 +7,9 @@
 //! are linearizable: a quorum is asked. 3. A batch is atomic up to 128 keys and 1 MiB, what one transaction holds; larger
 //! ones are several, in order. 4. An increment is a loop of read and conditional write; whoever loses too many races is told that the key is busy.
 
-use super::remote::{Answer, Failure, Policy, RemoteBackend, RemoteBucket, Repeat, escaped, queries, query};
+use super::remote::{
+    Answer, Failure, Policy, RemoteBackend, RemoteBucket, Repeat, decoded, escaped, queries, query, refused,
+};
 use super::{Capabilities, Guard, Key, Observed, Page, PageBounds, Pair, SetOptions, Swap};
 use crate::{Code, Error, Utf8Bytes};
 use bytes::Bytes;
@@ -74,10 +76,6 @@ impl Etcd {
         let link = Link { nodes: nodes.collect(), options, policy, client: OnceCell::new() };
         Ok(Etcd { link: Arc::new(link), prefix: query(url, "prefix").unwrap_or_default() })
     }
-}
-
-fn decoded(text: &str) -> String {
-    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 impl RemoteBackend for Etcd {
@@ -155,19 +153,6 @@ const GRPC_RESOURCE_EXHAUSTED: i32 = 8;
 const GRPC_FAILED_PRECONDITION: i32 = 9;
 const GRPC_UNAVAILABLE: i32 = 14;
 const GRPC_UNAUTHENTICATED: i32 = 16;
-
-/// Whether no node took the connection.
-fn refused(status: &(dyn std::error::Error + 'static)) -> bool {
-    let mut source = Some(status);
-    while let Some(error) = source {
-        let io = error.downcast_ref::<std::io::Error>();
-        if io.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) {
-            return true;
-        }
-        source = error.source();
-    }
-    false
-}
 
 struct EtcdBucket {
     link: Arc<Link>,

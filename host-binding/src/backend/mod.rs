@@ -7,9 +7,17 @@
 //! Invariants: 1. A call that returns an error changed nothing, or says [`Code::Indeterminate`].
 //! 2. Keys and values are kept byte for byte. 3. Every write of a key changes its [`Guard`], also one that restores old bytes.
 
+#[cfg(feature = "cosmosdb")]
+pub mod cosmosdb;
+#[cfg(feature = "dynamodb")]
+pub mod dynamodb;
 mod engine;
 #[cfg(feature = "etcd")]
 pub mod etcd;
+#[cfg(feature = "firestore")]
+pub mod firestore;
+#[cfg(feature = "http")]
+mod http;
 #[cfg(feature = "memcached")]
 pub mod memcached;
 mod memory;

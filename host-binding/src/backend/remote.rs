@@ -99,6 +99,8 @@ pub enum Failure {
     Final(Error),
     /// Nothing was applied (no connection, throttled, no leader): any call may be tried again.
     NotApplied(Error),
+    /// Nothing was applied, and the service says how long to stay away. Such an attempt does not count.
+    Later(Error, Duration),
     /// The request may have been applied: the connection broke before the answer.
     Unknown(Error),
 }
@@ -133,13 +135,21 @@ impl Policy {
         let deadline = Instant::now() + self.timeout;
         let mut unknown = false;
         let mut pause = self.pause;
-        for left in (0..self.attempts_max.max(1)).rev() {
+        let mut left = self.attempts_max.max(1);
+        loop {
+            left -= 1;
+            let mut least = Duration::ZERO;
             // A request that is cut off by the clock is under way: a write may still arrive.
             let failed = match tokio::time::timeout_at(deadline, attempt()).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(Failure::Final(error))) if unknown => return Err(Self::doubtful(error)),
                 Ok(Err(Failure::Final(error))) => return Err(error),
                 Ok(Err(Failure::NotApplied(error))) => error,
+                Ok(Err(Failure::Later(error, wait))) => {
+                    left += 1;
+                    least = wait;
+                    error
+                }
                 Ok(Err(Failure::Unknown(error))) => {
                     unknown |= repeat != Repeat::Reads;
                     if repeat == Repeat::Never {
@@ -150,14 +160,15 @@ impl Policy {
                 Err(_elapsed) if unknown || repeat != Repeat::Reads => return Err(Error::new(Code::Indeterminate)),
                 Err(_elapsed) => return Err(Error::new(Code::Timeout)),
             };
-            let wait = jittered(pause);
+            let wait = least + jittered(pause);
             if left == 0 || Instant::now() + wait >= deadline {
                 return Err(if unknown { Self::doubtful(failed) } else { failed });
             }
             tokio::time::sleep(wait).await;
-            pause = pause.saturating_mul(2);
+            if least.is_zero() {
+                pause = pause.saturating_mul(2);
+            }
         }
-        Err(Error::new(Code::Timeout))
     }
 
     fn doubtful(error: Error) -> Error {
@@ -170,8 +181,69 @@ fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(0.5 + 0.5 * f64::from(fastrand::u16(..)) / f64::from(u16::MAX))
 }
 
+/// The pauses of a call that the service answers piece by piece, since it has no room for more now.
+#[cfg(feature = "dynamodb")]
+pub(crate) struct Pauses {
+    first: Duration,
+    next: Duration,
+    deadline: Instant,
+}
+
+#[cfg(feature = "dynamodb")]
+impl Pauses {
+    pub(crate) fn of(policy: &Policy) -> Self {
+        Pauses { first: policy.pause, next: policy.pause, deadline: Instant::now() + policy.timeout }
+    }
+
+    /// Waits, longer than the last time if nothing was done since.
+    ///
+    /// # Errors
+    /// [`Code::Busy`] when the time of the call is used up.
+    pub(crate) async fn wait(&mut self, some_done: bool) -> Result<(), Error> {
+        self.next = if some_done { self.first } else { self.next.saturating_mul(2) };
+        let until = Instant::now() + jittered(self.next);
+        if until >= self.deadline {
+            return Err(Error::new(Code::Busy));
+        }
+        tokio::time::sleep_until(until).await;
+        Ok(())
+    }
+}
+
+/// Whether no server took the connection: then nothing was sent.
+#[cfg(any(feature = "dynamodb", feature = "etcd"))]
+pub(crate) fn refused(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut source = Some(error);
+    while let Some(error) = source {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+/// An error and what caused it, in words.
+#[cfg(any(feature = "cosmosdb", feature = "dynamodb", feature = "firestore"))]
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut words = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        words = format!("{words}: {error}");
+        source = error.source();
+    }
+    words
+}
+
+/// A part of a URL without its escapes.
+#[cfg(any(feature = "cosmosdb", feature = "dynamodb", feature = "etcd", feature = "firestore"))]
+pub(crate) fn decoded(text: &str) -> String {
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
 /// The number that a value says in decimal, in the one spelling that counts as one: as the engine's increment reads it.
-#[cfg(any(feature = "etcd", feature = "memcached"))]
+#[cfg(any(feature = "cosmosdb", feature = "dynamodb", feature = "etcd", feature = "firestore", feature = "memcached"))]
 pub(crate) fn number(value: &[u8]) -> Result<i64, Error> {
     let text = std::str::from_utf8(value).ok();
     let number = text.and_then(|text| text.parse::<i64>().ok().filter(|number| number.to_string() == text));
@@ -179,13 +251,27 @@ pub(crate) fn number(value: &[u8]) -> Result<i64, Error> {
 }
 
 /// A parameter of a target's URL.
-#[cfg(any(feature = "etcd", feature = "memcached", feature = "redis"))]
+#[cfg(any(
+    feature = "cosmosdb",
+    feature = "dynamodb",
+    feature = "etcd",
+    feature = "firestore",
+    feature = "memcached",
+    feature = "redis"
+))]
 pub(crate) fn query(url: &Url, name: &str) -> Option<String> {
     queries(url, name).next()
 }
 
 /// All parameters of that name.
-#[cfg(any(feature = "etcd", feature = "memcached", feature = "redis"))]
+#[cfg(any(
+    feature = "cosmosdb",
+    feature = "dynamodb",
+    feature = "etcd",
+    feature = "firestore",
+    feature = "memcached",
+    feature = "redis"
+))]
 pub(crate) fn queries<'u>(url: &'u Url, name: &'u str) -> impl Iterator<Item = String> + 'u {
     url.query_pairs().filter(move |(found, _)| found == name).map(|(_, value)| value.into_owned())
 }
@@ -193,14 +279,19 @@ pub(crate) fn queries<'u>(url: &'u Url, name: &'u str) -> impl Iterator<Item = S
 /// A bucket's name in a key or table of the service: letters, digits, `-`, `_` and `.` as they are, all else as `%` and two
 /// hex digits a byte. So it holds no separator, and two buckets never share a key.
 pub fn escaped(name: &str) -> String {
+    escaped_by('%', name)
+}
+
+/// As [`escaped`], with `mark` in place of `%`.
+pub(crate) fn escaped_by(mark: char, text: &str) -> String {
     use fmt::Write;
-    let mut escaped = String::with_capacity(name.len());
-    for byte in name.bytes() {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.') {
             escaped.push(char::from(byte));
         } else {
             // Writing to a string does not fail.
-            let _ = write!(escaped, "%{byte:02x}");
+            let _ = write!(escaped, "{mark}{byte:02x}");
         }
     }
     escaped
@@ -219,8 +310,14 @@ pub async fn connect(target: &Url, policy: Policy) -> Result<Arc<dyn RemoteBacke
         "redis" | "rediss" | "redis-cluster" | "rediss-cluster" => {
             Ok(Arc::new(super::redis::Redis::new(target, policy)?))
         }
+        #[cfg(feature = "cosmosdb")]
+        "cosmos" => Ok(Arc::new(super::cosmosdb::CosmosDb::new(target, policy).await?)),
+        #[cfg(feature = "dynamodb")]
+        "dynamodb" => Ok(Arc::new(super::dynamodb::DynamoDb::new(target, policy).await?)),
         #[cfg(feature = "etcd")]
         "etcd" | "etcds" => Ok(Arc::new(super::etcd::Etcd::new(target, policy)?)),
+        #[cfg(feature = "firestore")]
+        "firestore" => Ok(Arc::new(super::firestore::Firestore::new(target, policy)?)),
         #[cfg(feature = "memcached")]
         "memcached" => Ok(Arc::new(super::memcached::Memcached::new(target, policy)?)),
         scheme => Err(Error::with_detail(
@@ -539,6 +636,30 @@ mod tests {
             }
         }));
         assert_eq!(failed.unwrap_err().code(), Code::Indeterminate);
+    }
+
+    #[test]
+    fn a_service_that_says_when_is_asked_again_then_and_as_often_as_time_allows() {
+        let tries = Cell::new(0);
+        let waited = run(async {
+            let begun = tokio::time::Instant::now();
+            let policy = Policy::default();
+            let answer = policy.run(Repeat::Never, || {
+                tries.set(tries.get() + 1);
+                let later = tries.get() < 8;
+                async move {
+                    let wait = Duration::from_millis(100);
+                    if later { Err(Failure::Later(Error::new(Code::Busy), wait)) } else { Ok(()) }
+                }
+            });
+            answer.await.unwrap();
+            begun.elapsed()
+        });
+        assert!(tries.get() == 8 && waited >= Duration::from_millis(700), "{} in {waited:?}", tries.get());
+        let refused = run(Policy::default().run(Repeat::Never, || async {
+            Err::<(), _>(Failure::Later(Error::new(Code::Busy), Duration::from_secs(60)))
+        }));
+        assert_eq!(refused.unwrap_err().code(), Code::Busy, "nothing was applied, and it says so");
     }
 
     #[test]

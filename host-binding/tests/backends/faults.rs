@@ -43,11 +43,25 @@ async fn recovered(bucket: &dyn RemoteBucket) {
     assert_eq!(bucket.get("recovered").await.unwrap().as_deref(), Some(&b"v"[..]));
 }
 
-/// Which calls are one round trip.
-pub(crate) async fn round_trips(proxy: &Proxy, bucket: &dyn RemoteBucket, increment: u64) {
+/// How many requests of calls that take more than one somewhere.
+#[derive(Clone, Copy)]
+pub(crate) struct Trips {
+    pub(crate) increment: u64,
+    pub(crate) set_many: u64,
+    pub(crate) get_many: u64,
+    pub(crate) delete_many: u64,
+}
+
+impl Trips {
+    pub(crate) const ONE: Trips = Trips { increment: 1, set_many: 1, get_many: 1, delete_many: 1 };
+}
+
+/// Which calls are one round trip; batches are of 100 keys.
+pub(crate) async fn round_trips(proxy: &Proxy, bucket: &dyn RemoteBucket, expected: Trips) {
     let keys: Vec<String> = (0..100).map(|i| format!("key {i}")).collect();
     let names: Vec<Key<'_>> = keys.iter().map(|key| Key::from(key.as_str())).collect();
     let pairs: Vec<(Key<'_>, &[u8])> = keys.iter().map(|key| (Key::from(key.as_str()), &b"value"[..])).collect();
+    recovered(bucket).await;
     // The connection is made, and scripts are known, before anything is counted.
     for _ in 0..2 {
         bucket.set_many(&pairs).await.unwrap();
@@ -66,11 +80,13 @@ pub(crate) async fn round_trips(proxy: &Proxy, bucket: &dyn RemoteBucket, increm
     bucket.delete("key 1").await.unwrap();
     trips("delete", 1);
     bucket.increment("number", 1).await.unwrap();
-    trips("increment", increment);
+    trips("increment", expected.increment);
     bucket.set_many(&pairs).await.unwrap();
-    trips("set-many of 100", 1);
+    trips("set-many of 100", expected.set_many);
     bucket.get_many(&names).await.unwrap();
-    trips("get-many of 100", 1);
+    trips("get-many of 100", expected.get_many);
+    bucket.delete_many(&names).await.unwrap();
+    trips("delete-many of 100", expected.delete_many);
     bucket.set_many(&[]).await.unwrap();
     bucket.get_many(&[]).await.unwrap();
     bucket.delete_many(&[]).await.unwrap();
@@ -79,6 +95,7 @@ pub(crate) async fn round_trips(proxy: &Proxy, bucket: &dyn RemoteBucket, increm
 
 /// Silence, delay, and answers that drip.
 pub(crate) async fn silence(proxy: &Proxy, bucket: &dyn RemoteBucket) {
+    recovered(bucket).await;
     bucket.set("k", b"1").await.unwrap();
     proxy.set(Mode::BlackHole);
     let error = timely(bucket.get("k")).await.unwrap_err();
@@ -105,7 +122,7 @@ pub(crate) async fn cuts(proxy: &Proxy, bucket: &dyn RemoteBucket) {
     recovered(bucket).await;
     bucket.set("count", b"0").await.unwrap();
     let (mut certain, mut doubtful) = (0, 0);
-    for bytes in [0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144] {
+    for bytes in [0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 450, 500, 550, 610] {
         for mode in [
             Mode::CutAnswer { bytes, reset: false },
             Mode::CutAnswer { bytes, reset: true },
@@ -155,14 +172,76 @@ pub(crate) async fn stopped(server: &mut Server, bucket: &dyn RemoteBucket) {
     assert!(matches!(error.code(), Code::Io | Code::Busy), "nothing was sent, so nothing is in doubt: {error}");
 }
 
-/// Of several servers one is killed: calls end in time, and go on with the others.
-pub(crate) async fn one_of_several_dies(server: &mut Server, bucket: &dyn RemoteBucket) {
+/// What increments have told while something went wrong.
+#[derive(Default)]
+pub(crate) struct Counted {
+    certain: i64,
+    doubtful: i64,
+}
+
+/// Counts until `until`, each call in its time, and says what was told.
+async fn counting(bucket: Arc<dyn RemoteBucket>, until: Duration) -> Counted {
+    let (begun, mut counted) = (Instant::now(), Counted::default());
+    while begun.elapsed() < until {
+        match timely(bucket.increment("count", 1)).await {
+            Ok(_) => counted.certain += 1,
+            Err(error) => {
+                counted.doubtful += i64::from(error.code() == Code::Indeterminate);
+                let known = matches!(error.code(), Code::Indeterminate | Code::Busy | Code::Io | Code::Timeout);
+                assert!(known, "{error}");
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    counted
+}
+
+/// The leader of several servers is killed: calls end in time, and go on with the others.
+pub(crate) async fn the_leader_dies(server: &mut Server, leader: usize, bucket: &dyn RemoteBucket) {
     recovered(bucket).await;
-    server.children[0].kill().unwrap();
-    server.children[0].wait().unwrap();
+    server.children[leader].kill().unwrap();
+    server.children[leader].wait().unwrap();
     recovered(bucket).await;
     let sum = bucket.increment("count", 1).await.unwrap();
     assert_eq!(sum, 1);
+}
+
+/// Slots move from node to node in the midst of counting and writing: every call is applied once, by whoever has the slot now.
+pub(crate) async fn slots_move(server: &Server, bucket: Arc<dyn RemoteBucket>) {
+    recovered(&*bucket).await;
+    let keys: Vec<String> = (0..300).map(|i| format!("key {i}")).collect();
+    let pairs: Vec<(Key<'_>, &[u8])> = keys.iter().map(|key| (Key::from(key.as_str()), key.as_bytes())).collect();
+    bucket.set_many(&pairs).await.unwrap();
+    bucket.set("count", b"0").await.unwrap();
+    let counting = tokio::spawn(counting(bucket.clone(), Duration::from_secs(6)));
+    let ports = server.ports.clone();
+    let moved = tokio::task::spawn_blocking(move || {
+        let id = |port: u16| {
+            let told = Command::new("redis-cli").args(["-p", &port.to_string(), "cluster", "myid"]).output().unwrap();
+            String::from_utf8(told.stdout).unwrap().trim().to_owned()
+        };
+        // There and back, so that some slots are asked for while they are on their way.
+        for (from, to) in [(0, 1), (1, 2), (2, 0)] {
+            let output = Command::new("redis-cli")
+                .args(["--cluster", "reshard", &format!("127.0.0.1:{}", ports[0]), "--cluster-yes"])
+                .args(["--cluster-from", &id(ports[from]), "--cluster-to", &id(ports[to]), "--cluster-slots", "2000"])
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        }
+    });
+    moved.await.unwrap();
+    let counted = counting.await.unwrap();
+    let count = bucket.increment("count", 0).await.unwrap();
+    let expected = counted.certain..=counted.certain + counted.doubtful;
+    assert!(counted.certain > 0 && expected.contains(&count), "{expected:?}, and it is {count}");
+    for key in &keys {
+        assert_eq!(bucket.get(key).await.unwrap().as_deref(), Some(key.as_bytes()), "{key}");
+        bucket.set(key, b"again").await.unwrap();
+    }
+    let names: Vec<Key<'_>> = keys.iter().map(|key| Key::from(key.as_str())).collect();
+    let found = bucket.get_many(&names).await.unwrap();
+    assert!(found.iter().all(|pair| pair.as_ref().is_some_and(|(_, value)| &**value == b"again")));
 }
 
 /// A future that is dropped before it is done leaves nothing behind that a later call could take for its own.

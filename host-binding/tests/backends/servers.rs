@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -63,11 +63,20 @@ pub(crate) fn installed(program: &str) -> bool {
     found || skipped(program)
 }
 
-/// Says that a server is missing.
+/// Says that a server is missing. In CI that is a failure, unless CI itself has said so before, in `KVASI_WITHOUT`.
 pub(crate) fn skipped(what: &str) -> bool {
-    assert!(std::env::var_os("CI").is_none(), "{what} is not installed, and in CI it must be");
+    let known = std::env::var("KVASI_WITHOUT").is_ok_and(|known| known == what);
+    assert!(known || std::env::var_os("CI").is_none(), "{what} is not installed, and in CI it must be");
     eprintln!("skipped: {what} is not installed");
     false
+}
+
+/// A server that npm installs: a script of the package, in the directory that `.ci/run tools` fills, or in `KVASI_NODE_SERVERS`.
+fn node_script(package: &str, script: &str) -> Option<PathBuf> {
+    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/servers").into();
+    let dir = std::env::var_os("KVASI_NODE_SERVERS").map_or(default, PathBuf::from);
+    let script = dir.join("node_modules").join(package).join(script);
+    (script.is_file() && installed("node") || skipped(package)).then_some(script)
 }
 
 /// A port that nobody listens on now.
@@ -184,6 +193,20 @@ pub(crate) fn etcd(nodes: usize) -> Option<Server> {
     Some(server)
 }
 
+/// Which of etcd's nodes leads.
+pub(crate) fn etcd_leader(server: &Server) -> usize {
+    let request = b"POST /v3/maintenance/status HTTP/1.0\r\ncontent-length: 2\r\n\r\n{}";
+    let number = |text: &str, name: &str| {
+        let digits = text.split_once(&format!("\"{name}\":\""))?.1;
+        digits.split('"').next().map(str::to_owned)
+    };
+    let leads = |port: &u16| {
+        let told = String::from_utf8(answer(*port, request)?).ok()?;
+        Some(number(&told, "leader")? == number(&told, "member_id")?)
+    };
+    server.ports.iter().position(|port| leads(port) == Some(true)).expect("one of them leads")
+}
+
 /// One Memcached server.
 pub(crate) fn memcached() -> Option<Server> {
     if !installed("memcached") {
@@ -200,4 +223,92 @@ pub(crate) fn memcached() -> Option<Server> {
     server.wait("memcached", || answers_with(port, b"version\r\n", "VERSION"));
     server.url = format!("memcached://127.0.0.1:{port}");
     Some(server)
+}
+
+/// dynalite, which speaks the protocol of DynamoDB.
+pub(crate) fn dynamodb() -> Option<Server> {
+    let script = node_script("dynalite", "cli.js")?;
+    let mut server = Server::new();
+    let port = free_port();
+    server.start(port, |_| {
+        let mut command = Command::new("node");
+        command.arg(script).args(["--host", "127.0.0.1", "--port", &port.to_string(), "--createTableMs", "0"]);
+        command
+    });
+    server.wait("dynalite", || answers_with(port, b"GET / HTTP/1.0\r\n\r\n", "HTTP/1.1 "));
+    server.url =
+        format!("dynamodb://key:secret@kvasi-tests?region=us-east-1&endpoint=http://127.0.0.1:{port}&create=true");
+    Some(server)
+}
+
+/// Google's emulator of Firestore, where the package of it is installed.
+pub(crate) fn firestore() -> Option<Server> {
+    let sdk = std::env::var_os("CLOUDSDK_ROOT_DIR").map_or("/usr/lib/google-cloud-sdk".into(), PathBuf::from);
+    let jar = sdk.join("platform/cloud-firestore-emulator/cloud-firestore-emulator.jar");
+    if !(jar.is_file() && installed("java") || skipped("firestore")) {
+        return None;
+    }
+    let mut server = Server::new();
+    let port = free_port();
+    server.start(port, |_| {
+        let mut command = Command::new("java");
+        command.args(["-Duser.language=en", "-Xmx512m", "-cp"]).arg(jar);
+        command.arg("com.google.cloud.datastore.emulator.firestore.CloudFirestore");
+        command.args(["--host=127.0.0.1", &format!("--port={port}")]);
+        command
+    });
+    // Its first answers are slow: it is ready when it has given some.
+    let documents = "projects/kvasi-tests/databases/(default)/documents";
+    let read = format!("{{\"documents\":[\"{documents}/warm/k\"]}}");
+    let write = format!("{{\"writes\":[{{\"update\":{{\"name\":\"{documents}/warm/k\",\"fields\":{{}}}}}}]}}");
+    for (call, body) in [("batchGet", &read), ("commit", &write)].into_iter().cycle().take(40) {
+        let request = format!(
+            "POST /v1/{documents}:{call} HTTP/1.1\r\nhost: h\r\nauthorization: Bearer owner\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        server.wait("the emulator of Firestore", || answers_with(port, request.as_bytes(), "HTTP/1.1 200"));
+    }
+    server.url = format!("firestore://kvasi-tests?endpoint=http://127.0.0.1:{port}");
+    Some(server)
+}
+
+/// What follows the documentation of Cosmos DB: this binary again, as a server. It may tell one request in 97 to come later.
+#[cfg(feature = "cosmosdb")]
+pub(crate) fn cosmosdb(throttled: bool) -> Option<Server> {
+    let mut server = Server::new();
+    let port = free_port();
+    server.start(port, |_| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["serve_forever", "--ignored", "--nocapture"]).env(crate::cosmos_fake::PORT, port.to_string());
+        if throttled {
+            command.env(crate::cosmos_fake::THROTTLED, "97");
+        }
+        command
+    });
+    server.wait("the stand-in for Cosmos DB", || answers_with(port, b"GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 4"));
+    server.url = cosmosdb_url(port);
+    Some(server)
+}
+
+/// Vercel's server, which knows part of what Cosmos DB does.
+#[cfg(feature = "cosmosdb")]
+pub(crate) fn cosmosdb_server() -> Option<Server> {
+    let script = node_script("@vercel/cosmosdb-server", "lib/cli.js")?;
+    let mut server = Server::new();
+    let port = free_port();
+    server.start(port, |_| {
+        let mut command = Command::new("node");
+        command.arg(script).args(["-p", &port.to_string(), "--host", "127.0.0.1", "--no-ssl"]);
+        command
+    });
+    server.wait("cosmosdb-server", || answers_with(port, b"GET / HTTP/1.0\r\n\r\n", "HTTP/1.1 "));
+    server.url = cosmosdb_url(port);
+    Some(server)
+}
+
+#[cfg(feature = "cosmosdb")]
+fn cosmosdb_url(port: u16) -> String {
+    let key = crate::cosmos_fake::KEY.replace('/', "%2F").replace('+', "%2B").replace('=', "%3D");
+    format!("cosmos://:{key}@tests/kvasi/tests?endpoint=http://127.0.0.1:{port}&create=true")
 }

@@ -60,3 +60,21 @@ fn every_case_on_etcd() {
 fn every_case_on_memcached() {
     every_case("memcached", servers::memcached());
 }
+
+#[cfg(feature = "dynamodb")]
+#[test]
+fn every_case_on_dynamodb() {
+    every_case("dynamodb", servers::dynamodb());
+}
+
+#[cfg(feature = "firestore")]
+#[test]
+fn every_case_on_firestore() {
+    every_case("firestore", servers::firestore());
+}
+
+#[cfg(feature = "cosmosdb")]
+#[test]
+fn every_case_on_cosmosdb() {
+    every_case("cosmosdb", servers::cosmosdb(true));
+}

@@ -4,7 +4,14 @@
 
 use crate::guest::{Guest, Language};
 use kvasi::{Options, Store};
-#[cfg(any(feature = "redis", feature = "etcd", feature = "memcached"))]
+#[cfg(any(
+    feature = "cosmosdb",
+    feature = "dynamodb",
+    feature = "etcd",
+    feature = "firestore",
+    feature = "memcached",
+    feature = "redis"
+))]
 use kvasi_wasmtime::backend::remote::{Blocking, Policy, RemoteBackend, connect};
 use kvasi_wasmtime::backend::{Backend, Capabilities, LocalBucket, Memory};
 use kvasi_wasmtime::{Limits, Rights, WasiKeyValueCtx, WasiKeyValueCtxBuilder};
@@ -37,7 +44,14 @@ impl Target {
     }
 
     /// A service that runs already.
-    #[cfg(any(feature = "redis", feature = "etcd", feature = "memcached"))]
+    #[cfg(any(
+        feature = "cosmosdb",
+        feature = "dynamodb",
+        feature = "etcd",
+        feature = "firestore",
+        feature = "memcached",
+        feature = "redis"
+    ))]
     pub(crate) fn service(url: &str) -> Target {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let url = url.parse().unwrap();
@@ -47,13 +61,27 @@ impl Target {
 }
 
 /// A service for guests that are called synchronously.
-#[cfg(any(feature = "redis", feature = "etcd", feature = "memcached"))]
+#[cfg(any(
+    feature = "cosmosdb",
+    feature = "dynamodb",
+    feature = "etcd",
+    feature = "firestore",
+    feature = "memcached",
+    feature = "redis"
+))]
 struct Service {
     service: Arc<dyn RemoteBackend>,
     runtime: tokio::runtime::Runtime,
 }
 
-#[cfg(any(feature = "redis", feature = "etcd", feature = "memcached"))]
+#[cfg(any(
+    feature = "cosmosdb",
+    feature = "dynamodb",
+    feature = "etcd",
+    feature = "firestore",
+    feature = "memcached",
+    feature = "redis"
+))]
 impl Backend for Service {
     fn capabilities(&self) -> Capabilities {
         self.service.capabilities()
