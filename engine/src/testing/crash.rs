@@ -108,6 +108,10 @@ impl Search {
     /// Cuts the power at these moments of a run.
     pub(crate) fn cuts(&mut self, run: &Run, moments: RangeInclusive<usize>) -> Result<(), Finding> {
         let (base, ops) = run.disk.recording();
+        if moments.is_empty() {
+            // Calls that changed nothing.
+            return Ok(());
+        }
         let mut platter = Platter::new(&base);
         ops[..*moments.start()].iter().for_each(|op| platter.apply(op));
         for moment in moments {
