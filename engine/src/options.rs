@@ -82,6 +82,7 @@ pub struct Options {
     pub(crate) checkpoint_bytes_min: u64,
     pub(crate) access: Access,
     pub(crate) read_bytes_max: u64,
+    pub(crate) guard_mappings: bool,
 }
 
 impl Default for Options {
@@ -94,6 +95,7 @@ impl Default for Options {
             checkpoint_bytes_min: writer::BYTES_MIN,
             access: Access::Auto,
             read_bytes_max: 64 << 20,
+            guard_mappings: false,
         }
     }
 }
@@ -149,19 +151,33 @@ impl Options {
         self
     }
 
-    /// What memory unmapped files may take; `None` if files are mapped. `hazard`: mappings are not safe where the store is.
-    pub(crate) fn unmapped(&self, hazard: impl FnOnce() -> bool) -> Option<Arc<Budget>> {
+    /// Lives through pages of mapped files that are gone, because a file was cut short or a device has failed: what is read of them
+    /// is an error, where it would be a signal that ends the process. Default: no.
+    ///
+    /// Linux: installs a handler of SIGBUS for the process, once, which calls on to the one before it for whatever is none of ours;
+    /// code that installs its own later must do the same. Every read compares checksums, on a copy, and values are copies. Key
+    /// runs and checkpoints are not mapped. Other systems: as [`Access::Unmapped`]. Nothing where files are not mapped anyway.
+    #[must_use]
+    pub fn guard_mappings(mut self, guard: bool) -> Self {
+        self.guard_mappings = guard;
+        self
+    }
+
+    /// What memory unmapped files may take, `None` if all files are mapped; and whether segments are mapped after all, guarded.
+    /// `hazard`: mappings are not safe where the store is.
+    pub(crate) fn unmapped(&self, hazard: impl FnOnce() -> bool) -> (Option<Arc<Budget>>, bool) {
         #[cfg(feature = "testing")]
         if self.access == Access::Auto
-            && let Some(budget) = crate::testing::unmapped()
+            && let Some(asked) = crate::testing::access()
         {
-            return Some(budget);
+            return asked;
         }
         let unmapped = match self.access {
             Access::Auto => hazard(),
             Access::Mapped => false,
             Access::Unmapped => true,
         };
-        unmapped.then(|| Arc::new(Budget::new(self.read_bytes_max)))
+        let budget = || Arc::new(Budget::new(self.read_bytes_max));
+        ((unmapped || self.guard_mappings).then(budget), !unmapped && self.guard_mappings && cfg!(target_os = "linux"))
     }
 }

@@ -1,5 +1,5 @@
 //! Files that are mapped and files that are not: the same store, and what the latter promises beside. (All other tests run
-//! both ways too: `KVASI_ACCESS=unmapped cargo test -p kvasi --features testing`.)
+//! so too: `KVASI_ACCESS=unmapped cargo test -p kvasi --features testing`, or `guarded`.)
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![allow(clippy::disallowed_methods, reason = "files are cut here on purpose")]
 
@@ -10,6 +10,11 @@ use kvasi::{Access, Bucket, Durability, ErrorKind, Options, Store};
 
 fn options(access: Access) -> Options {
     Options::new().durability(Durability::Os).segment_bytes_max(1 << 20).access(access).read_bytes_max(1 << 20)
+}
+
+/// How the tests below open their stores, one after the other.
+fn ways() -> [Options; 3] {
+    [options(Access::Unmapped), options(Access::Mapped), options(Access::Mapped).guard_mappings(true)]
 }
 
 fn key(i: u32) -> Vec<u8> {
@@ -37,9 +42,8 @@ fn logs(path: &Path) -> Vec<PathBuf> {
 fn what_was_written_one_way_is_read_the_other_way() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
-    for (round, access) in [Access::Unmapped, Access::Mapped, Access::Unmapped, Access::Mapped].into_iter().enumerate()
-    {
-        let store = Store::open(&path, options(access)).unwrap();
+    for (round, options) in ways().into_iter().chain(ways()).enumerate() {
+        let store = Store::open(&path, options).unwrap();
         let bucket = store.bucket("b").unwrap();
         let (old, new) = (0..round as u32 * 500, round as u32 * 500..(round as u32 + 1) * 500);
         assert_holds(&bucket, old.clone(), 3000);
@@ -82,8 +86,17 @@ fn a_value_keeps_its_bytes_when_all_else_was_read_since() {
 
 #[test]
 fn threads_read_and_write_a_store_larger_than_its_memory() {
+    threads_read_and_write(options(Access::Unmapped));
+}
+
+#[test]
+fn threads_read_and_write_guarded_mappings() {
+    threads_read_and_write(options(Access::Mapped).guard_mappings(true));
+}
+
+fn threads_read_and_write(options: Options) {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path().join("store"), options(Access::Unmapped)).unwrap();
+    let store = Store::open(dir.path().join("store"), options).unwrap();
     let bucket = &store.bucket("b").unwrap();
     for i in 0..4000 {
         bucket.set(&key(i), &value(i, 2000)).unwrap();
@@ -134,47 +147,18 @@ fn files_cut_short_under_an_open_store_are_an_error_and_no_signal() {
     assert!((1400..1500).all(|i| bucket.get(&key(i)).is_ok()), "what stands in other files is there");
 }
 
-/// Of this process: what of its memory is no file.
-#[cfg(target_os = "linux")]
-fn anonymous_bytes() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
-}
-
 #[test]
 #[cfg(target_os = "linux")]
-fn memory_is_bounded_whatever_the_size_of_the_store() {
-    // The other tests take memory too, and at other times: this one has a process of its own.
-    if std::env::var_os("KVASI_ALONE").is_none() {
-        let test = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "memory_is_bounded_whatever_the_size_of_the_store", "--nocapture"])
-            .env("KVASI_ALONE", "1")
-            .output()
-            .unwrap();
-        assert!(test.status.success(), "{}", String::from_utf8_lossy(&test.stderr));
-        return;
-    }
+fn an_open_store_whose_active_file_is_cut_short_takes_no_more_and_lives() {
     let dir = tempfile::tempdir().unwrap();
-    let options = options(Access::Unmapped).segment_bytes_max(4 << 20).read_bytes_max(8 << 20);
-    let before = anonymous_bytes();
-    let store = Store::open(dir.path().join("store"), options.clone()).unwrap();
+    let path = dir.path().join("store");
+    let store = Store::open(&path, options(Access::Mapped).guard_mappings(true)).unwrap();
     let bucket = store.bucket("b").unwrap();
-    let mut most = 0;
-    for i in 0..12_000 {
-        bucket.set(&key(i), &value(i, 8000)).unwrap();
-        if i % 500 == 0 {
-            most = most.max(anonymous_bytes());
-        }
-    }
-    for i in 0..12_000u32 {
-        let i = i * 7919 % 12_000;
-        assert_eq!(bucket.get(&key(i)).unwrap().as_deref(), Some(&value(i, 8000)[..]));
-        if i % 50 == 0 {
-            most = most.max(anonymous_bytes());
-        }
-    }
-    let taken = most.saturating_sub(before) >> 20;
-    // 8 MiB of what was read, two segments of 4 MiB, the directory, and what the allocator keeps.
-    assert!(taken < 40, "{taken} MiB for a store of 92 MiB");
+    bucket.set(b"first", &value(1, 100)).unwrap();
+    let active = logs(&path).into_iter().rfind(|log| fs::read(log).unwrap()[72..].iter().any(|b| *b != 0)).unwrap();
+    fs::OpenOptions::new().write(true).open(active).unwrap().set_len(4096).unwrap();
+    let refused = (0..2000).find_map(|i| bucket.set(&key(i), &value(i, 3000)).err()).expect("it is seen");
+    assert_eq!(refused.kind(), ErrorKind::Indeterminate, "{refused}");
+    assert_eq!(bucket.set(b"k", b"v").unwrap_err().kind(), ErrorKind::Poisoned);
+    assert_eq!(&*bucket.get(b"first").unwrap().unwrap(), &value(1, 100)[..]);
 }

@@ -24,6 +24,7 @@ pub(crate) struct RealDisk {
     dir: PathBuf,
     read_only: bool,
     unmapped: Option<Arc<Budget>>,
+    guards: bool,
     /// Held, never read: closing it releases the lock.
     _lock: Option<fs::File>,
 }
@@ -42,7 +43,7 @@ impl RealDisk {
             Err(e) if e.kind() == io::ErrorKind::NotFound && create => make_dir(dir)?,
             Err(e) => return Err(Error::path("cannot open the store directory", dir, e)),
         }
-        refuse(&RealDisk { dir: dir.to_owned(), read_only: !create, unmapped: None, _lock: None })?;
+        refuse(&RealDisk { dir: dir.to_owned(), read_only: !create, unmapped: None, guards: false, _lock: None })?;
         let path = dir.join(LOCK_FILE);
         let lock = options(true).create(true).truncate(false).open(&path).map_err(|e| {
             if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) {
@@ -51,8 +52,8 @@ impl RealDisk {
             Error::path("cannot open", &path, e)
         })?;
         take_lock(&lock, dir)?;
-        let unmapped = how.unmapped(|| mapping_is_a_hazard(dir, false));
-        Ok(RealDisk { dir: dir.to_owned(), read_only: false, unmapped, _lock: Some(lock) })
+        let (unmapped, guards) = how.unmapped(|| mapping_is_a_hazard(dir, false));
+        Ok(RealDisk { dir: dir.to_owned(), read_only: false, unmapped, guards, _lock: Some(lock) })
     }
 
     /// Opens the directory to look at only: makes nothing, changes nothing, works on read-only media. Where a writer
@@ -71,8 +72,8 @@ impl RealDisk {
             Err(e) if e.kind() == io::ErrorKind::NotFound && dir.is_dir() => None,
             Err(e) => return Err(Error::path("cannot open the store directory", dir, e)),
         };
-        let unmapped = how.unmapped(|| mapping_is_a_hazard(dir, true));
-        Ok(RealDisk { dir: dir.to_owned(), read_only: true, unmapped, _lock: lock })
+        let (unmapped, guards) = how.unmapped(|| mapping_is_a_hazard(dir, true));
+        Ok(RealDisk { dir: dir.to_owned(), read_only: true, unmapped, guards, _lock: lock })
     }
 }
 
@@ -176,6 +177,10 @@ impl Disk for RealDisk {
 
     fn unmapped(&self) -> Option<&Arc<Budget>> {
         self.unmapped.as_ref()
+    }
+
+    fn guards(&self) -> bool {
+        self.guards
     }
 }
 

@@ -15,6 +15,8 @@
 //! 6. `limit` is lowered only while the region is closed and nothing is reserved that is not published; opening it again
 //!    changes `reserved`, so that no exchange succeeds that was begun with the old limit.
 //! 7. A `Map` with `of_file` is a shared mapping of a file.
+//! 8. Of a guarded mapping nothing is lent: bytes are copied, and the copy counts if the mapping has not faulted since, or if
+//!    its checksum is right.
 //!
 //! Rule 3 holds as long as nobody else writes to or truncates the file; the store's lock and the directory's
 //! permissions guard that, and checksums find what they cannot (docs/durability.md).
@@ -27,10 +29,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
+use crossbeam_epoch as epoch;
 use crossbeam_epoch::Guard;
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 use parking_lot::{Condvar, Mutex};
 
+#[cfg(target_os = "linux")]
+use super::guard::Guarded;
 use super::window::Unmapped;
 use super::{Disk, File, read_full};
 use crate::directory::prefetch;
@@ -272,11 +278,59 @@ pub(crate) struct Region {
 enum Memory {
     Mapped(Map),
     Unmapped(Arc<Unmapped>),
+    /// Mapped, and pages of it may go (rule 8).
+    #[cfg(target_os = "linux")]
+    Guarded {
+        /// Before the mapping, which it must not outlive.
+        guarded: Guarded,
+        map: Map,
+        file: Arc<dyn File>,
+    },
 }
 
 /// The region has no room for the reservation, or is closed.
 #[derive(Debug)]
 pub(crate) struct Full;
+
+impl Memory {
+    /// A guarded mapping, if `disk` asks for one and there can be one more.
+    fn guarded(disk: &dyn Disk, file: &Arc<dyn File>, bytes: u64, writable: bool) -> io::Result<Option<Memory>> {
+        #[cfg(target_os = "linux")]
+        if disk.guards() {
+            let map = file.map(bytes, writable)?;
+            let guarded = Guarded::new(map.memory.as_ptr(), map.memory.len())?;
+            return Ok(guarded.map(|guarded| Memory::Guarded { guarded, map, file: file.clone() }));
+        }
+        let _ = (disk, file, bytes, writable);
+        Ok(None)
+    }
+
+    /// The mapping, if there is one.
+    fn map(&self) -> Option<&Map> {
+        match self {
+            Memory::Mapped(map) => Some(map),
+            Memory::Unmapped(_) => None,
+            #[cfg(target_os = "linux")]
+            Memory::Guarded { map, .. } => Some(map),
+        }
+    }
+
+    /// Whether pages of it were found gone.
+    fn check(&self) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        if let Memory::Guarded { guarded, .. } = self
+            && guarded.has_faulted()
+        {
+            return Err(gone());
+        }
+        Ok(())
+    }
+}
+
+#[cold]
+fn gone() -> io::Error {
+    io::Error::other("a part of the mapped file is gone: it was cut short, or the device has failed")
+}
 
 impl Region {
     /// A region over `map` whose first `filled` bytes are already there; `open` if more may be appended.
@@ -287,6 +341,9 @@ impl Region {
 
     /// The first `bytes` bytes of `file` on `disk`, to be read.
     pub(crate) fn of_file(disk: &dyn Disk, file: &Arc<dyn File>, bytes: u64) -> io::Result<Region> {
+        if let Some(memory) = Memory::guarded(disk, file, bytes, false)? {
+            return Ok(Region::over(memory, bytes, bytes, bytes, false));
+        }
         let memory = match disk.unmapped() {
             None => Memory::Mapped(file.map(bytes, false)?),
             Some(_) if file.len()? < bytes => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -304,6 +361,9 @@ impl Region {
         filled: u64,
         limit: u64,
     ) -> io::Result<Region> {
+        if let Some(memory) = Memory::guarded(disk, file, bytes, true)? {
+            return Ok(Region::over(memory, bytes, filled, limit, true));
+        }
         let memory = match disk.unmapped() {
             None => Memory::Mapped(file.map(bytes, true)?),
             Some(budget) => Memory::Unmapped(Unmapped::open(file.clone(), bytes, filled, budget.clone())?),
@@ -340,6 +400,8 @@ impl Region {
                 let memory = Unmapped::closed(old.file.clone(), filled, old.budget.clone());
                 Region::over(Memory::Unmapped(memory), filled, filled, filled, false)
             }
+            #[cfg(target_os = "linux")]
+            guarded @ Memory::Guarded { .. } => Region::over(guarded, self.bytes, filled, self.bytes, false),
         }
     }
 
@@ -399,9 +461,10 @@ impl Region {
     pub(crate) fn close(&self) -> io::Result<u64> {
         let end = self.ends.reserved.fetch_or(CLOSED, Ordering::AcqRel) & OFFSET;
         match &self.memory {
-            Memory::Mapped(_) => self.wait_for(end),
             Memory::Unmapped(unmapped) => unmapped.wait_for(end, &self.ends.published)?,
+            _ => self.wait_for(end),
         }
+        self.memory.check()?;
         Ok(end)
     }
 
@@ -421,6 +484,12 @@ impl Region {
         match &self.memory {
             Memory::Mapped(map) => self.publish_in_turn(map, start, end),
             Memory::Unmapped(unmapped) => return unmapped.append(start, end, &self.ends.published),
+            #[cfg(target_os = "linux")]
+            Memory::Guarded { map, .. } => {
+                self.publish_in_turn(map, start, end);
+                // What was put together on a page that is gone is in no file.
+                return self.memory.check();
+            }
         }
         Ok(())
     }
@@ -508,7 +577,7 @@ impl Region {
         self.ends.reserved.store((now & !CLOSED).wrapping_add(TURN) & !CLOSED, Ordering::Release);
     }
 
-    /// The published bytes of `range`; `None` if it reaches past them, or the file is not mapped.
+    /// The published bytes of `range`; `None` if it reaches past them, or the file is not mapped (or guarded).
     #[inline]
     pub(crate) fn slice(&self, range: Range<u64>) -> Option<&[u8]> {
         let Memory::Mapped(map) = &self.memory else { return None };
@@ -534,20 +603,22 @@ impl Region {
     pub(crate) fn slice_in<'g>(&'g self, range: Range<u64>, guard: &'g Guard) -> io::Result<&'g [u8]> {
         match &self.memory {
             Memory::Mapped(_) => self.slice(range).ok_or_else(|| io::ErrorKind::InvalidInput.into()),
-            Memory::Unmapped(_) if range.start > range.end || range.end > self.published() => {
-                Err(io::ErrorKind::InvalidInput.into())
-            }
+            _ if range.start > range.end || range.end > self.published() => Err(io::ErrorKind::InvalidInput.into()),
             Memory::Unmapped(unmapped) => unmapped.slice(range, guard),
+            #[cfg(target_os = "linux")]
+            Memory::Guarded { guarded, map, file } => copy_of_guarded(guarded, map, &**file, range, guard),
         }
     }
 
     /// The published bytes of `range`, for who goes through all of them: where the file is not mapped, read for this alone.
     pub(crate) fn read(&self, range: Range<u64>) -> io::Result<Cow<'_, [u8]>> {
-        let unmapped = match &self.memory {
+        let file = match &self.memory {
             Memory::Mapped(_) => {
                 return self.slice(range).map(Cow::Borrowed).ok_or_else(|| io::ErrorKind::InvalidInput.into());
             }
-            Memory::Unmapped(unmapped) => unmapped,
+            Memory::Unmapped(unmapped) => &unmapped.file,
+            #[cfg(target_os = "linux")]
+            Memory::Guarded { file, .. } => file,
         };
         if range.start > range.end || range.end > self.published() {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -556,7 +627,7 @@ impl Region {
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
         bytes.resize(len, 0);
-        if read_full(&*unmapped.file, range.start, &mut bytes)? < len {
+        if read_full(&**file, range.start, &mut bytes)? < len {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it should be"));
         }
         Ok(Cow::Owned(bytes))
@@ -568,6 +639,8 @@ impl Region {
         match &self.memory {
             Memory::Mapped(map) => map.memory.as_mut_ptr(),
             Memory::Unmapped(unmapped) => unmapped.first_byte(),
+            #[cfg(target_os = "linux")]
+            Memory::Guarded { map, .. } => map.memory.as_mut_ptr(),
         }
     }
 
@@ -583,6 +656,11 @@ impl Region {
         let map = match &self.memory {
             Memory::Mapped(map) => map,
             Memory::Unmapped(unmapped) => return unmapped.file.sync(),
+            #[cfg(target_os = "linux")]
+            Memory::Guarded { map, .. } => {
+                map.memory.flush_range(range.start as usize, (range.end - range.start) as usize)?;
+                return self.memory.check();
+            }
         };
         #[cfg(feature = "testing")]
         if let Some(watch) = &map.watch {
@@ -595,7 +673,7 @@ impl Region {
     /// not matter, the fault comes later instead.
     pub(crate) fn populate(&self, range: Range<u64>) {
         #[cfg(target_os = "linux")]
-        if let Memory::Mapped(map) = &self.memory {
+        if let Some(map) = self.memory.map() {
             let len = (range.end - range.start) as usize;
             let _ = map.memory.advise_range(memmap2::Advice::PopulateWrite, range.start as usize, len);
         }
@@ -624,6 +702,7 @@ impl Region {
         if let Memory::Unmapped(unmapped) = &self.memory {
             unmapped.close(self.published());
         }
+        self.memory.check()?;
         synced
     }
 
@@ -647,7 +726,7 @@ impl Region {
         #[cfg(target_os = "linux")]
         if from < to
             && to <= self.bytes
-            && let Memory::Mapped(map) = &self.memory
+            && let Some(map) = self.memory.map()
         {
             let from = from - from % 4096;
             let _ = map.memory.advise_range(memmap2::Advice::PopulateRead, from as usize, (to - from) as usize);
@@ -655,6 +734,44 @@ impl Region {
         #[cfg(not(target_os = "linux"))]
         let _ = (from, to);
     }
+}
+
+/// Bytes of a guarded mapping, copied: they live as long as the guard. The copy comes first and the look at the mark after it, so that
+/// whoever reads a blank page is told.
+#[cfg(target_os = "linux")]
+fn copy_of_guarded<'g>(
+    guarded: &Guarded,
+    map: &Map,
+    file: &dyn File,
+    range: Range<u64>,
+    guard: &'g Guard,
+) -> io::Result<&'g [u8]> {
+    /// From here on it is worth while to have the epoch move on at once.
+    const LARGE_BYTES: usize = 64 << 10;
+    let (start, len) = (range.start as usize, (range.end - range.start) as usize);
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+    // SAFETY: published bytes, inside the mapping; the copy has room for them. Should a page go meanwhile they are blank.
+    unsafe {
+        std::ptr::copy_nonoverlapping(map.memory.as_ptr().add(start), bytes.as_mut_ptr(), len);
+        bytes.set_len(len);
+    }
+    if guarded.has_faulted() {
+        // Some page is gone, perhaps none of these: the file itself says. What it does not have, or cannot give, is an error.
+        if read_full(file, range.start, &mut bytes)? < len {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it should be"));
+        }
+    }
+    let bytes = epoch::Owned::new(bytes).into_shared(guard);
+    // SAFETY: nobody else has it, and it goes when this guard, and all that are held now, are gone.
+    let lent = unsafe {
+        guard.defer_destroy(bytes);
+        bytes.deref()
+    };
+    if len >= LARGE_BYTES {
+        guard.flush();
+    }
+    Ok(lent)
 }
 
 impl fmt::Debug for Region {

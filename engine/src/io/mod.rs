@@ -5,6 +5,8 @@
 //! asked, as the system's calls may; the helpers below loop.
 
 pub(crate) mod disk;
+#[cfg(target_os = "linux")]
+pub(crate) mod guard;
 pub(crate) mod map;
 pub(crate) mod memory;
 #[cfg(feature = "testing")]
@@ -56,6 +58,10 @@ pub(crate) trait Disk: Send + Sync + Debug {
     /// What memory its files may take, if they are not to be mapped: then they are read and written by calls alone.
     fn unmapped(&self) -> Option<&Arc<Budget>> {
         None
+    }
+    /// Whether files that are appended to, or that records are read from, are mapped after all, and guarded: see [`guard`].
+    fn guards(&self) -> bool {
+        false
     }
     /// Whether files are written at all, or only looked at.
     fn read_only(&self) -> bool {

@@ -67,6 +67,15 @@ pub(crate) fn unmapped() -> Option<Arc<Budget>> {
     is_set.then(|| Arc::new(Budget::new(64 << 10)))
 }
 
+/// The same for real files, which may be mapped and guarded, too (`KVASI_ACCESS=guarded`).
+pub(crate) fn access() -> Option<(Option<Arc<Budget>>, bool)> {
+    let is_guarded = std::env::var_os("KVASI_ACCESS").is_some_and(|access| access == "guarded");
+    if is_guarded && cfg!(target_os = "linux") {
+        return Some((Some(Arc::new(Budget::new(64 << 10))), true));
+    }
+    unmapped().map(|budget| (Some(budget), false))
+}
+
 /// The same options, for a store that makes directory checkpoints from so few bytes of log on.
 pub fn with_checkpoints_from(options: Options, bytes: u64) -> Options {
     Options { checkpoint_bytes_min: bytes, ..options }
