@@ -1,9 +1,9 @@
-//! The lock-free protocols of the engine, as small models of which loom tries every interleaving and every value that the memory
-//! model lets a load return.
+//! The lock-free protocols of the engine, as small models of which loom tries every interleaving with up to two preemptions, and
+//! every value that the memory model lets a load return.
 //!
 //! Each model is the protocol of the file that it names, step by step and with the same orderings, over fewer bytes: whoever
-//! changes one changes the other. What they cannot show is that the code does what the model does; `concurrency.rs`, the
-//! unit tests under Miri and the sanitizers (`.ci/sanitizers`) run the code itself.
+//! changes one changes the other. What they cannot show is that the code does what the model does; `concurrency.rs` and
+//! the unit tests run the code itself.
 //!
 //! loom knows no total order of sequentially consistent loads and stores, only that of fences. Where the code leans on one, the
 //! model has a fence between its store and its load.
