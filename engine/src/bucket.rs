@@ -8,12 +8,13 @@ use crossbeam_epoch as epoch;
 use crate::catalogue::Entry;
 use crate::commit::{Decision, Outcome, Told, check_key, check_value};
 use crate::error::Result;
-use crate::io::unix_ms;
+use crate::io::{Stopwatch, unix_ms};
 use crate::log::record::Record;
 use crate::log::{Found, RING, WAKE};
 use crate::options::Durability;
 use crate::pending::Commit;
 use crate::store::Store;
+use crate::tally::BucketStats;
 use crate::value::{Value, Version};
 
 /// A named set of keys of a store. Cheap to clone, usable from any thread; all handles of one bucket see each other's
@@ -168,6 +169,17 @@ impl Bucket {
         Ok(told.map(|outcome| matches!(outcome, Outcome::Written(_))))
     }
 
+    /// How much the bucket holds: exact, but for what is written meanwhile. The first call after an open, for whatever bucket,
+    /// counts the keys of the whole store: it looks at each record once, and holds up a writer for as long as some thousand
+    /// looks take. From then on all calls are quick, and writes keep count.
+    ///
+    /// # Errors
+    /// `Invalid` if the bucket was dropped.
+    pub fn stats(&self) -> Result<BucketStats> {
+        self.entry.check()?;
+        Ok(self.store.0.commits.tally(self.entry.id))
+    }
+
     /// One write to this bucket; see `Commits::write`.
     #[inline]
     pub(crate) fn write<'v, T>(
@@ -221,7 +233,9 @@ impl Store {
         self.0.bell.ring();
         let pause = self.0.commits.log.brake();
         if !pause.is_zero() {
+            let begun = Stopwatch::start();
             crate::io::pause(pause);
+            self.0.commits.counters.pause_us.add_us(&begun);
         }
     }
 }

@@ -14,12 +14,14 @@
 //! Source: segment choice by cost and benefit after Rosenblum and Ousterhout 1992.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_epoch::{self as epoch, Guard};
 
 use crate::commit::Commits;
 use crate::error::{ErrorKind, Result};
+use crate::log::Appended;
 use crate::log::record::{Kind, Record};
 use crate::seeded::{Bug, seeded};
 use crate::segment::{HEADER_BYTES, Segment};
@@ -229,6 +231,7 @@ impl Cleaner {
         let durable = if seeded(Bug::CleanedBeforeSync) { u64::MAX } else { commits.log.durable() };
         while let Some((segment, _)) = self.emptied.first().filter(|(_, end)| *end <= durable) {
             commits.log.retire(segment)?;
+            commits.counters.cleaned_bytes.add(segment.region.published());
             self.emptied.remove(0);
         }
         Ok(())
@@ -267,6 +270,12 @@ fn move_some(commits: &Commits, at: &mut Cleaning, guard: &Guard) -> Result<()> 
 }
 
 impl Commits {
+    fn append_moved(&self, record: &Record<'_>, guard: &Guard) -> Result<Appended> {
+        let appended = self.append(record, guard)?;
+        self.counters.moved_bytes.fetch_add(appended.end - appended.position, Ordering::Relaxed);
+        Ok(appended)
+    }
+
     /// Writes the record at `offset` of `segment` again if it still counts.
     fn move_record(
         &self,
@@ -281,7 +290,9 @@ impl Commits {
         let mut shard = loop {
             let shard = self.directory.lock(hash);
             // Behind a write that is not visible yet, the moved record would seem to be the later one.
-            let Some(end) = shard.pending.iter().filter(|p| p.hash == hash).map(|p| p.end).max() else { break shard };
+            let Some(end) = shard.held.pending.iter().filter(|p| p.hash == hash).map(|p| p.end).max() else {
+                break shard;
+            };
             drop(shard);
             self.wait(end)?;
         };
@@ -297,11 +308,14 @@ impl Commits {
                 }
                 if record.expires.is_some_and(|at| at <= crate::io::unix_ms()) {
                     if !oldest && !seeded(Bug::ExpiredDroppedWithoutTombstone) {
-                        self.append(&tombstone, guard)?;
+                        self.append_moved(&tombstone, guard)?;
+                    }
+                    if shard.is_tallied(hash, guard) {
+                        shard.held.tallies.take(record);
                     }
                     shard.remove(hash, place, guard);
                 } else {
-                    let appended = self.append(&moved, guard)?;
+                    let appended = self.append_moved(&moved, guard)?;
                     shard.set(hash, Some(place), appended.place, guard, |p| self.hash_at(p, guard))?;
                 }
                 segment.sub_live(record.bytes());
@@ -311,7 +325,7 @@ impl Commits {
                 let mut newer = None;
                 shard.find(hash, guard, |p| self.is_key(p, record.bucket, record.key, guard, &mut newer))?;
                 if newer.is_none() {
-                    self.append(&tombstone, guard)?;
+                    self.append_moved(&tombstone, guard)?;
                 }
             }
         }

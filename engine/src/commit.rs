@@ -19,16 +19,18 @@ use crossbeam_epoch::{self as epoch, Guard};
 use parking_lot::{Condvar, Mutex};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::catalogue::Catalogue;
+use crate::catalogue::{CATALOGUE, Catalogue};
 use crate::directory::{Directory, PendingWrite, Place, ShardGuard, ShardGuards};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::KeyIndex;
+use crate::io::Stopwatch;
 use crate::log::record::{Kind, Prepared, Purpose, Record};
 use crate::log::replay::Parsed;
 use crate::log::{Appended, Found, Log, Space};
 use crate::options::{BATCH_BYTES_MAX, Durability, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::seeded::{Bug, seeded};
 use crate::segment::Segment;
+use crate::stats::Counters;
 use crate::value::Version;
 use crate::watch::Watchers;
 
@@ -44,6 +46,7 @@ pub(crate) struct Commits {
     pub(crate) catalogue: Catalogue,
     /// Who waits for what becomes visible.
     pub(crate) watchers: Watchers,
+    pub(crate) counters: Counters,
     /// Bytes of log from which on a directory checkpoint is worth its while, at least.
     pub(crate) checkpoint_bytes_min: u64,
     hash_seed: u64,
@@ -114,10 +117,6 @@ pub(crate) struct Write<'a> {
 }
 
 impl<'a> Write<'a> {
-    fn kind(&self) -> Kind {
-        if self.value.is_some() { Kind::Set } else { Kind::Delete }
-    }
-
     fn record(&self) -> Record<'a> {
         let record = match self.value {
             Some(value) => Record::set(self.bucket, self.key, value),
@@ -188,6 +187,7 @@ impl Commits {
             index,
             catalogue: Catalogue::default(),
             watchers: Watchers::default(),
+            counters: Counters::default(),
             checkpoint_bytes_min,
             hash_seed,
             group: Mutex::default(),
@@ -313,7 +313,7 @@ impl Commits {
             return Err(damage);
         }
         let mut pending = None;
-        let overtakes = !shard.pending.is_empty() && !seeded(Bug::PendingOvertaken);
+        let overtakes = !shard.held.pending.is_empty() && !seeded(Bug::PendingOvertaken);
         if overtakes {
             let mut newer = None;
             pending = shard.newest_pending(hash, |place| self.is_key(place, bucket, key, guard, &mut newer))?;
@@ -328,16 +328,17 @@ impl Commits {
             Decision::Write(record) => record,
         };
         record.mark = self.log.take_mark();
+        shard.held.commits += 1;
         // Behind commits that are not visible yet, every write of the shard waits its turn.
         if durability.waits_for_disk() || overtakes {
             let appended = self.append_pending(hash, &record, &record.prepare(), guard, &mut shard)?;
             if seeded(Bug::VisibleBeforeDurable) {
-                self.point(&mut shard, hash, record.kind, old, appended.place, found.as_ref(), guard)?;
+                self.point(&mut shard, hash, &record, old, appended.place, found.as_ref(), guard)?;
             }
             return Ok(Told { value: Outcome::Written(appended.position), after: appended.end });
         }
         let appended = self.append(&record, guard)?;
-        self.point(&mut shard, hash, record.kind, old, appended.place, found.as_ref(), guard)?;
+        self.point(&mut shard, hash, &record, old, appended.place, found.as_ref(), guard)?;
         Ok(Told { value: Outcome::Written(appended.position), after: 0 })
     }
 
@@ -353,14 +354,15 @@ impl Commits {
         let prepared = record.prepare();
         let mut shard = self.directory.lock(hash);
         // Behind commits that are not visible yet, every write of the shard waits its turn.
-        let overtakes = !shard.pending.is_empty() && !seeded(Bug::PendingOvertaken);
+        shard.held.commits += 1;
+        let overtakes = !shard.held.pending.is_empty() && !seeded(Bug::PendingOvertaken);
         if durability.waits_for_disk() || overtakes {
             let appended = self.append_pending(hash, &record, &prepared, guard, &mut shard)?;
             if seeded(Bug::VisibleBeforeDurable) {
                 let mut found = None;
                 let is_key = |place| self.is_key_to_replace(place, record.bucket, record.key, guard, &mut found);
                 let old = shard.find(hash, guard, is_key)?;
-                self.point(&mut shard, hash, Kind::Set, old, appended.place, found.as_ref(), guard)?;
+                self.point(&mut shard, hash, &record, old, appended.place, found.as_ref(), guard)?;
             }
             return Ok(Told { value: Version(appended.position), after: appended.end });
         }
@@ -369,7 +371,7 @@ impl Commits {
         let mut found = None;
         let old = shard
             .find(hash, guard, |place| self.is_key_to_replace(place, record.bucket, record.key, guard, &mut found))?;
-        self.point(&mut shard, hash, Kind::Set, old, appended.place, found.as_ref(), guard)?;
+        self.point(&mut shard, hash, &record, old, appended.place, found.as_ref(), guard)?;
         Ok(Told { value: Version(appended.position), after: 0 })
     }
 
@@ -426,7 +428,7 @@ impl Commits {
         let (start, end) = (appended.position, appended.end);
         group.queue.push_back(Queued { start, end, writes: Writes::One(write) });
         drop(group);
-        shard.pending.push(write);
+        shard.held.pending.push(write);
         space.fill(0, prepared);
         space.segment.count(record.kind, bytes);
         self.publish(space)?;
@@ -440,13 +442,20 @@ impl Commits {
         &self,
         shard: &mut ShardGuard<'_>,
         hash: u64,
-        kind: Kind,
+        record: &Record<'_>,
         old: Option<Place>,
         new: Place,
         gone: Option<&Found<'_>>,
         guard: &Guard,
     ) -> Result<()> {
-        match (kind, old) {
+        if shard.is_tallied(hash, guard) {
+            match (record.kind, gone) {
+                (Kind::Set, gone) => shard.held.tallies.put(record, gone.map(|gone| gone.record.value.len())),
+                (_, Some(gone)) => shard.held.tallies.take(&gone.record),
+                (_, None) => {}
+            }
+        }
+        match (record.kind, old) {
             (Kind::Set, _) => shard.set(hash, old, new, guard, |place| self.hash_at(place, guard))?,
             (_, Some(old)) => shard.remove(hash, old, guard),
             (_, None) => {}
@@ -472,7 +481,7 @@ impl Commits {
         if found.as_ref().is_some_and(|found| found.version() >= new.version()) {
             return Ok(());
         }
-        self.point(shard, hash, new.record.kind, old, place, found.as_ref(), guard)
+        self.point(shard, hash, &new.record, old, place, found.as_ref(), guard)
     }
 
     /// Applies several writes as one commit; of two to one key the later wins. What `after` says holds as for `write`.
@@ -511,6 +520,7 @@ impl Commits {
         let header = Record { mark: self.log.take_mark(), ..Record::batch(writes.len() as u64, members_bytes) };
         let total = header.bytes() + members_bytes;
 
+        shards.count_commit();
         let waits = durability.waits_for_disk() || shards.any_pending();
         let mut group = waits.then(|| self.group.lock());
         let frees = writes.iter().all(|write| write.value.is_none());
@@ -541,7 +551,7 @@ impl Commits {
         self.publish(space)?;
         if waits {
             for write in &places {
-                shards.of(write.hash).pending.push(*write);
+                shards.of(write.hash).held.pending.push(*write);
             }
             return Ok(Told { value: end, after: end });
         }
@@ -554,7 +564,7 @@ impl Commits {
                 // Nothing newer can be found: the locks were taken before the space was.
                 let old = shard
                     .find(hash, guard, |at| self.is_key_to_replace(at, write.bucket, write.key, guard, &mut found))?;
-                self.point(shard, hash, write.kind(), old, place, found.as_ref(), guard)?;
+                self.point(shard, hash, &write.record(), old, place, found.as_ref(), guard)?;
             }
         }
         Ok(Told { value: end, after: 0 })
@@ -629,6 +639,13 @@ impl Commits {
 
     #[cold]
     fn wait_in_group(&self, end: u64) -> Result<()> {
+        let begun = Stopwatch::start();
+        let waited = self.wait_or_lead(end);
+        self.counters.wait_us.add_us(&begun);
+        waited
+    }
+
+    fn wait_or_lead(&self, end: u64) -> Result<()> {
         loop {
             let mut group = self.group.lock();
             while group.leading && end > self.applied.load(Ordering::Acquire) && self.poison.get().is_none() {
@@ -664,7 +681,11 @@ impl Commits {
 
     /// Syncs the log, makes visible what became durable, wakes who waits for it. The caller has set `leading`.
     fn lead(&self, closed_only: bool) {
-        let result = self.log.sync(closed_only).and_then(|()| self.apply());
+        let begun = Stopwatch::start();
+        let result = self.log.sync(closed_only).and_then(|()| {
+            self.counters.sync_us.add_us(&begun);
+            self.apply()
+        });
         if let Err(cause) = result {
             self.poison(cause);
         }
@@ -683,6 +704,7 @@ impl Commits {
     fn apply(&self) -> Result<()> {
         let durable = self.log.durable();
         let guard = &epoch::pin();
+        let mut applied = 0;
         loop {
             let next = {
                 let mut group = self.group.lock();
@@ -690,6 +712,7 @@ impl Commits {
                 group.applying = next.as_ref().map(|queued| queued.start);
                 next
             };
+            applied += u64::from(next.is_some());
             match next.map(|queued| queued.writes) {
                 Some(Writes::One(write)) => self.apply_one(&mut self.directory.lock(write.hash), &write, guard)?,
                 Some(Writes::Batch(writes)) => {
@@ -703,14 +726,17 @@ impl Commits {
                 None => break,
             }
         }
+        if applied > 0 {
+            self.counters.group_commits.add(applied);
+        }
         self.applied.fetch_max(durable, Ordering::AcqRel);
         Ok(())
     }
 
     fn apply_one(&self, shard: &mut ShardGuard<'_>, write: &PendingWrite, guard: &Guard) -> Result<()> {
         self.point_if_newer(shard, write.hash, write.place, guard)?;
-        if let Some(at) = shard.pending.iter().position(|p| p.place == write.place) {
-            shard.pending.remove(at);
+        if let Some(at) = shard.held.pending.iter().position(|p| p.place == write.place) {
+            shard.held.pending.remove(at);
         }
         Ok(())
     }
@@ -841,6 +867,8 @@ impl Commits {
         if old == Some(place) {
             return Ok(());
         }
-        self.point(shard, new.hash, new.kind, old, place, found, guard)
+        // Nothing is tallied yet: its kind is all that matters.
+        let record = Record { kind: new.kind, ..Record::delete(CATALOGUE, &[]) };
+        self.point(shard, new.hash, &record, old, place, found, guard)
     }
 }

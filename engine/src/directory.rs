@@ -28,14 +28,16 @@
 use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 use crossbeam_epoch::{self as epoch, Atomic, Guard, Owned};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::error::Result;
 use crate::io::map::Words;
+use crate::log::record::Record;
 use crate::seeded::{Bug, seeded};
+use crate::tally::{BucketStats, Tallies};
 
 /// A value that readers look at under an epoch guard while a writer replaces it.
 pub(crate) struct Cell<T: Send + Sync + 'static>(Atomic<T>);
@@ -180,6 +182,8 @@ struct Counts {
     /// Words used, removed ones included.
     used: AtomicU32,
     keys: AtomicU32,
+    /// The keys are in the shard's tallies.
+    tallied: AtomicBool,
 }
 
 /// The parts of a shard: the one for a hash stands at the `depth` bits that follow the shard's.
@@ -191,8 +195,17 @@ struct Table {
 #[repr(align(128))]
 struct Shard {
     changes: AtomicU64,
-    lock: Mutex<Pending>,
+    lock: Mutex<Held>,
     table: Cell<Table>,
+}
+
+/// What the lock of a shard guards, besides the right to change its words.
+#[derive(Default)]
+pub(crate) struct Held {
+    pub(crate) pending: Pending,
+    pub(crate) tallies: Tallies,
+    /// Commits since the store was opened, each counted in one shard.
+    pub(crate) commits: u64,
 }
 
 /// Commits of this shard that are not durable yet, and so not in the directory yet, oldest first.
@@ -331,6 +344,17 @@ impl Part {
         self.counts.keys.load(Ordering::Relaxed)
     }
 
+    #[inline]
+    fn is_tallied(&self) -> bool {
+        self.counts.tallied.load(Ordering::Relaxed)
+    }
+
+    /// A part of some of this one's keys is tallied where this one is.
+    fn tallied_as(self, other: &Part) -> Part {
+        self.counts.tallied.store(other.is_tallied(), Ordering::Relaxed);
+        self
+    }
+
     fn is_full(&self) -> bool {
         let words = self.lines.len() * WORDS;
         self.counts.used.load(Ordering::Relaxed) as usize >= words - (words / 8).max(1)
@@ -363,7 +387,7 @@ impl Part {
 
     /// The same keys with room for more.
     fn grown(&self, lines: usize) -> Part {
-        let part = Part { tag_depth: self.tag_depth, ..Part::new(lines, self.depth) };
+        let part = Part { tag_depth: self.tag_depth, ..Part::new(lines, self.depth) }.tallied_as(self);
         self.words().for_each(|word| part.add(word));
         part
     }
@@ -375,7 +399,7 @@ impl Part {
         let used_up = self.depth - self.tag_depth;
         let fresh = used_up + 1 > SPLITS_PER_TAG;
         let lines = lines_for(grown_by(self.keys() / 2 + self.keys() / 16, growth)).min(LINES_MAX);
-        let mut halves = [Part::new(lines, depth), Part::new(lines, depth)];
+        let mut halves = [Part::new(lines, depth).tallied_as(self), Part::new(lines, depth).tallied_as(self)];
         for half in &mut halves {
             half.tag_depth = if fresh { depth } else { self.tag_depth };
         }
@@ -524,7 +548,7 @@ impl Directory {
     #[inline]
     pub(crate) fn lock(&self, hash: u64) -> ShardGuard<'_> {
         let shard = self.shard(hash);
-        ShardGuard { shard, growth: &self.growth, pending: shard.lock.lock(), changing: false }
+        ShardGuard { shard, growth: &self.growth, held: shard.lock.lock(), changing: false }
     }
 
     /// The locks of all shards of these hashes, taken in the order of the shards, so that two callers never wait for
@@ -549,8 +573,8 @@ impl Directory {
                 std::hint::spin_loop();
                 lock = shard.lock.try_lock();
             }
-            let Some(pending) = lock else { return Ok(false) };
-            pending.iter().try_for_each(&mut visit)?;
+            let Some(held) = lock else { return Ok(false) };
+            held.pending.iter().try_for_each(&mut visit)?;
         }
         Ok(true)
     }
@@ -601,7 +625,7 @@ impl Directory {
     /// `false` behind the last part.
     pub(crate) fn sweep_part(&self, at: &mut At, guard: &Guard, is_gone: impl Fn(Place) -> bool) -> bool {
         let Some(shard) = self.shards.get(at.shard) else { return false };
-        let mut lock = ShardGuard { shard, growth: &self.growth, pending: shard.lock.lock(), changing: false };
+        let mut lock = ShardGuard { shard, growth: &self.growth, held: shard.lock.lock(), changing: false };
         let part = at.part(shard.table.load(guard));
         for line in part.lines.iter() {
             for word in &line.0 {
@@ -614,6 +638,55 @@ impl Directory {
         }
         at.move_past(part.depth);
         true
+    }
+
+    /// Counts the keys of the part at `at`, if nobody has: `record` reads the one at a place, `ask` asks for the memory of some
+    /// that are read next. Moves `at` as [`Directory::copy_part`] does; `false` behind the last part.
+    pub(crate) fn count_part<'r>(
+        &self,
+        at: &mut At,
+        guard: &Guard,
+        ahead: usize,
+        ask: impl Fn(&[Place]),
+        record: impl Fn(Place) -> Option<Record<'r>>,
+    ) -> bool {
+        let Some(shard) = self.shards.get(at.shard) else { return false };
+        let mut held = shard.lock.lock();
+        let part = at.part(shard.table.load(guard));
+        if !part.is_tallied() {
+            let places: Vec<Place> = part.words().map(|word| Place(word & PLACE_MASK)).collect();
+            for places in places.chunks(ahead) {
+                ask(places);
+                for record in places.iter().filter_map(|place| record(*place)) {
+                    held.tallies.put(&record, None);
+                }
+            }
+            part.counts.tallied.store(true, Ordering::Relaxed);
+        }
+        at.move_past(part.depth);
+        true
+    }
+
+    /// What a bucket holds by the tallies of all shards.
+    pub(crate) fn tally(&self, bucket: u64) -> BucketStats {
+        let mut sum = BucketStats::default();
+        for shard in &self.shards {
+            let BucketStats { keys, key_bytes, value_bytes } = shard.lock.lock().tallies.get(bucket);
+            sum.keys += keys;
+            sum.key_bytes += key_bytes;
+            sum.value_bytes += value_bytes;
+        }
+        sum
+    }
+
+    /// The bucket was dropped, and its keys were taken out.
+    pub(crate) fn forget_tally(&self, bucket: u64) {
+        self.shards.iter().for_each(|shard| shard.lock.lock().tallies.forget(bucket));
+    }
+
+    /// Commits since the store was opened.
+    pub(crate) fn commits(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.lock.lock().commits).sum()
     }
 
     /// A directory of these parts, which come in the order in which [`Directory::copy_part`] gave them; `None` if they are
@@ -636,7 +709,7 @@ impl Directory {
                 if !fits {
                     return None;
                 }
-                let counts = Counts { used: shape.used.into(), keys: shape.keys.into() };
+                let counts = Counts { used: shape.used.into(), keys: shape.keys.into(), ..Counts::default() };
                 found.push(Part { lines, depth, tag_depth, counts: Arc::new(counts) });
                 at.move_past(depth);
             }
@@ -723,7 +796,7 @@ pub(crate) struct Shape {
 pub(crate) struct ShardGuard<'a> {
     shard: &'a Shard,
     growth: &'a AtomicU32,
-    pub(crate) pending: MutexGuard<'a, Pending>,
+    pub(crate) held: MutexGuard<'a, Held>,
     changing: bool,
 }
 
@@ -737,6 +810,13 @@ impl ShardGuard<'_> {
             self.shard.changes.store(changes + 1, Ordering::Relaxed);
             fence(Ordering::Release);
         }
+    }
+
+    /// Whether the keys of the part of this hash are in the tallies, and so to be kept there.
+    #[inline]
+    pub(crate) fn is_tallied(&self, hash: u64, guard: &Guard) -> bool {
+        let table = self.shard.table.load(guard);
+        table.parts[table.index(hash)].is_tallied()
     }
 
     /// As [`Directory::find`].
@@ -759,7 +839,7 @@ impl ShardGuard<'_> {
         hash: u64,
         mut is_it: impl FnMut(Place) -> Result<bool>,
     ) -> Result<Option<PendingWrite>> {
-        for write in self.pending.iter().rev().filter(|w| w.hash == hash) {
+        for write in self.held.pending.iter().rev().filter(|w| w.hash == hash) {
             if is_it(write.place)? {
                 return Ok(Some(*write));
             }
@@ -835,9 +915,16 @@ impl<'a> ShardGuards<'a> {
         &mut self.guards[at]
     }
 
+    /// Counts a commit.
+    pub(crate) fn count_commit(&mut self) {
+        if let Some(guard) = self.guards.first_mut() {
+            guard.held.commits += 1;
+        }
+    }
+
     /// Whether writes wait to become visible in any of them.
     pub(crate) fn any_pending(&self) -> bool {
-        self.guards.iter().any(|g| !g.pending.is_empty())
+        self.guards.iter().any(|g| !g.held.pending.is_empty())
     }
 
     /// [`ShardGuard::begin`] on all: whoever reads several keys sees every change made under these guards, or none.

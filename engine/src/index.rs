@@ -145,17 +145,18 @@ impl KeyIndex {
         self.number.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Background: puts a complete run in the place of those that cover the same positions.
-    pub(crate) fn install(&self, log: &Log, header: &Header) -> Result<(), Failed> {
+    /// Background: puts a complete run in the place of those that cover the same positions; its bytes.
+    pub(crate) fn install(&self, log: &Log, header: &Header) -> Result<u64, Failed> {
         let Header { number, from, to, .. } = *header;
         let run = Arc::new(Run::open(&**log.disk(), log.store(), number, from, to)??);
+        let bytes = run.footer.bytes;
         let replaced = log.add_run(number, from, to)?;
         self.state.lock().put(run, self.distrusted.load(Ordering::Acquire));
         for old in replaced {
             // Where an open file cannot be removed (Windows) the next open does it.
             let _ = log.disk().remove(&file_name(old));
         }
-        Ok(())
+        Ok(bytes)
     }
 
     /// Gives up all runs, one of `seen` having been found damaged. What they held is read from the log until they are made

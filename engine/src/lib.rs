@@ -52,6 +52,7 @@ mod stretch;
 mod sweep;
 mod tail;
 mod take_up;
+mod tally;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod value;
@@ -72,6 +73,7 @@ pub use pending::Commit;
 pub use recovery::OpenReport;
 pub use stats::Stats;
 pub use store::Store;
+pub use tally::BucketStats;
 pub use value::{Value, Version};
 pub use verify::{Finding, FindingKind, VerifyReport, verify};
 pub use watch::{Change, Delivery, Event, Next, Position, Watch, WatchFrom};

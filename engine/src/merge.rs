@@ -362,7 +362,7 @@ impl Merger {
             }
         };
         if merging.step(commits)? {
-            commits.index.install(&commits.log, &merging.header)?;
+            commits.counters.run_written_bytes.add(commits.index.install(&commits.log, &merging.header)?);
         } else {
             self.at = Some(merging);
         }

@@ -77,7 +77,7 @@ impl Sealer {
             }
         } else if let Some(merging) = &mut at.merging {
             if merging.step(commits)? {
-                commits.index.install(&commits.log, &merging.header)?;
+                commits.counters.run_written_bytes.add(commits.index.install(&commits.log, &merging.header)?);
                 return Ok(true);
             }
         } else {

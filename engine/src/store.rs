@@ -183,6 +183,7 @@ impl Store {
         forget_keys(&self.0.commits, |bucket| {
             bucket == entry.id || seeded(Bug::DropForgetsNeighbour) && bucket == entry.id + 1
         });
+        self.0.commits.directory.forget_tally(entry.id);
         self.0.commits.catalogue.forgotten(&BTreeSet::from([entry.id]));
         self.nudge(true);
         Ok(true)

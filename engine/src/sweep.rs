@@ -54,6 +54,7 @@ impl Sweeper {
             if !more {
                 commits.log.lay_ghosts();
                 commits.catalogue.forgotten(&self.buckets);
+                self.buckets.iter().for_each(|id| commits.directory.forget_tally(*id));
                 *self = Sweeper::default();
                 return true;
             }

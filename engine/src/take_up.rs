@@ -172,10 +172,66 @@ pub(crate) fn forget_keys(commits: &Commits, gone: impl Fn(u64) -> bool) {
             // Damage stays, for whoever reads it; what is gone is swept out.
             let Ok(found) = commits.log.record(place, guard) else { continue };
             if gone(found.record.bucket) {
-                let hash = commits.hash(found.record.bucket, found.record.key);
-                commits.directory.lock(hash).remove(hash, place, guard);
-                found.segment.sub_live(found.bytes);
+                forget_key(commits, found.record.bucket, found.record.key, guard);
             }
+        }
+    }
+}
+
+/// Takes a key out of the directory, wherever its record stands by now: the cleaner may have moved it since it was looked at.
+fn forget_key(commits: &Commits, bucket: u64, key: &[u8], guard: &epoch::Guard) {
+    let hash = commits.hash(bucket, key);
+    let mut shard = commits.directory.lock(hash);
+    let mut now = None;
+    let at = shard.find(hash, guard, |place| commits.is_key(place, bucket, key, guard, &mut now));
+    if let (Ok(Some(place)), Some(found)) = (at, now) {
+        if shard.is_tallied(hash, guard) {
+            shard.held.tallies.take(&found.record);
+        }
+        shard.remove(hash, place, guard);
+        found.segment.sub_live(found.bytes);
+    }
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use super::*;
+    use crate::worker::Jobs;
+    use crate::{Durability, Options, Store};
+
+    #[test]
+    fn a_key_of_a_dropped_bucket_that_is_moved_meanwhile_goes_too() {
+        let options = Options::new().durability(Durability::Ephemeral).segment_bytes_max(64 << 10);
+        let store = Store::without_worker(Arc::new(crate::io::memory::MemoryDisk::default()), options).unwrap();
+        let (kept, gone) = (store.bucket("kept").unwrap(), store.bucket("gone").unwrap());
+        let commits = &store.0.commits;
+        for i in 0..40u32 {
+            gone.set(&i.to_le_bytes(), &[1; 100]).unwrap();
+        }
+        for i in 0..4000u32 {
+            kept.set(&(i % 8).to_le_bytes(), &[2; 1000]).unwrap();
+        }
+        let id = gone.entry.id;
+        let place = |key: u32| {
+            let (hash, guard) = (commits.hash(id, &key.to_le_bytes()), &epoch::pin());
+            commits.directory.find(hash, guard, |at| commits.is_key(at, id, &key.to_le_bytes(), guard, &mut None))
+        };
+        let before: Vec<_> = (0..40).map(|key| place(key).unwrap()).collect();
+        assert!(before.iter().all(Option::is_some));
+        let jobs = std::cell::RefCell::new(Jobs::cleaning_from(1));
+        let moved = std::cell::Cell::new(false);
+        forget_keys(commits, |bucket| {
+            // Between the look at a record and the lock of its shard, the cleaner moves all of them.
+            if bucket == id && !moved.replace(true) {
+                for _ in 0..400 {
+                    jobs.borrow_mut().round(commits, false).unwrap();
+                }
+            }
+            bucket == id
+        });
+        assert!(moved.get());
+        for key in 0..40 {
+            assert_eq!(place(key).unwrap(), None, "key {key}");
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::clean::Progress;
 use crate::commit::Commits;
 use crate::directory::{At, Shape};
 use crate::error::{Error, ErrorKind, Result};
-use crate::io::{File, unknown_state, write_full};
+use crate::io::{File, Stopwatch, unknown_state, write_full};
 use crate::log::slots_of;
 use crate::manifest::CheckpointEntry;
 use crate::seeded::{Bug, seeded};
@@ -58,6 +58,7 @@ struct Writing {
     /// Bytes of the file so far, and of them those synced.
     written: u64,
     synced: u64,
+    begun: Stopwatch,
 }
 
 impl Checkpointer {
@@ -177,7 +178,8 @@ impl Writing {
             segments: segments.collect(),
             buckets: super::Buckets::default(),
         };
-        Ok(Writing { file, contents, at: At::default(), written: LINES_AT, synced: 0 })
+        let begun = Stopwatch::start();
+        Ok(Writing { file, contents, at: At::default(), written: LINES_AT, synced: 0, begun })
     }
 
     /// One step; `None` if that was the last one.
@@ -243,6 +245,8 @@ impl Writing {
         self.file.sync().and_then(|()| log.disk().sync_dir()).map_err(no_sync)?;
         let Contents { number, from, .. } = self.contents;
         let from = if seeded(Bug::CheckpointTooNew) { end } else { from };
-        log.add_checkpoint(CheckpointEntry { number, from, end })
+        log.add_checkpoint(CheckpointEntry { number, from, end })?;
+        commits.counters.checkpoint_us.add_us(&self.begun);
+        Ok(())
     }
 }

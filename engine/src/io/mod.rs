@@ -186,6 +186,22 @@ pub(crate) const fn simulated() -> bool {
     false
 }
 
+/// Measures a time that is told and not acted on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stopwatch(Instant);
+
+impl Stopwatch {
+    #[allow(clippy::disallowed_methods, reason = "the seam itself")]
+    pub(crate) fn start() -> Stopwatch {
+        Stopwatch(Instant::now())
+    }
+
+    /// Microseconds since.
+    pub(crate) fn us(&self) -> u64 {
+        u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
 /// Rests for a while; for writers that are asked to slow down.
 #[allow(clippy::disallowed_methods, reason = "the seam itself")]
 pub(crate) fn pause(time: Duration) {

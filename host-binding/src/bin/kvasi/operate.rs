@@ -4,7 +4,7 @@
 
 use crate::failure::Failure;
 use crate::keys::{print, there};
-use kvasi::{BackupReport, Error, ErrorKind, Finding, Options, Stats, Store, VerifyReport};
+use kvasi::{BackupReport, BucketStats, Error, ErrorKind, Finding, Options, Stats, Store, VerifyReport};
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
 use std::path::Path;
@@ -37,12 +37,21 @@ pub(crate) fn verify(dir: &Path, json: bool) -> Result<ExitCode, Failure> {
 }
 
 pub(crate) fn stats(dir: &Path, json: bool) -> Result<ExitCode, Failure> {
-    let stats = open(dir)?.stats();
-    let figures = figures(&stats);
+    let store = open(dir)?;
+    let figures = figures(&store.stats());
+    let buckets = buckets(&store).map_err(|error| Failure::store_or_host(dir, &error))?;
     let text = if json {
-        json_object(figures.into_iter().map(|(name, value)| (name, value.into())))
+        let each = buckets.iter().map(|(name, BucketStats { keys, key_bytes, value_bytes, .. })| {
+            json!({ "name": name, "keys": keys, "key_bytes": key_bytes, "value_bytes": value_bytes })
+        });
+        let each = Value::Array(each.collect());
+        json_object(figures.into_iter().map(|(name, value)| (name, value.into())).chain([("buckets", each)]))
     } else {
-        figures.iter().map(|(name, value)| format!("{name:16} {value}\n")).collect()
+        let figures = figures.iter().map(|(name, value)| format!("{name:16} {value}\n"));
+        let each = buckets.iter().map(|(name, BucketStats { keys, key_bytes, value_bytes, .. })| {
+            format!("bucket {name:?}: {keys} keys, {key_bytes} bytes of keys, {value_bytes} bytes of values\n")
+        });
+        figures.chain(each).collect()
     };
     print(|out| out.write_all(text.as_bytes()))
 }
@@ -119,6 +128,17 @@ fn figures(stats: &Stats) -> Vec<(&'static str, u64)> {
         ("run_bytes", stats.run_bytes),
         ("unsynced_bytes", stats.unsynced_bytes),
     ]
+}
+
+/// What each bucket holds. Counting takes a look at every record.
+fn buckets(store: &Store) -> Result<Vec<(String, BucketStats)>, kvasi::Error> {
+    let mut buckets = Vec::new();
+    for name in store.buckets()? {
+        if let Some(bucket) = store.existing_bucket(&name)? {
+            buckets.push((name, bucket.stats()?));
+        }
+    }
+    Ok(buckets)
 }
 
 fn json_object(fields: impl IntoIterator<Item = (&'static str, Value)>) -> String {
