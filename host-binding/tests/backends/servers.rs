@@ -131,16 +131,24 @@ pub(crate) fn redis() -> Option<Server> {
     Some(server)
 }
 
-/// Three Redis masters that share the slots.
-pub(crate) fn redis_cluster() -> Option<Server> {
+/// Three Redis masters that share the slots, each with so many replicas, which are in step with them.
+pub(crate) fn redis_cluster(replicas: usize) -> Option<Server> {
     if !installed("redis-server") || !installed("redis-cli") {
         return None;
     }
     let mut server = Server::new();
-    for _ in 0..3 {
+    for _ in 0..3 * (1 + replicas) {
         let port = free_port();
-        let more =
-            ["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", "2000"];
+        let more = [
+            "--cluster-enabled",
+            "yes",
+            "--cluster-config-file",
+            "nodes.conf",
+            "--cluster-node-timeout",
+            "2000",
+            "--repl-diskless-sync-delay",
+            "0",
+        ];
         server.start(port, |dir| redis_command(port, dir, &more));
     }
     let ports = server.ports.clone();
@@ -149,12 +157,14 @@ pub(crate) fn redis_cluster() -> Option<Server> {
     let create = Command::new("redis-cli")
         .args(["--cluster", "create"])
         .args(&nodes)
-        .args(["--cluster-replicas", "0", "--cluster-yes"])
+        .args(["--cluster-replicas", &replicas.to_string(), "--cluster-yes"])
         .output()
         .unwrap();
     assert!(create.status.success(), "{}", String::from_utf8_lossy(&create.stdout));
     server
         .wait("the cluster", || ports.iter().all(|port| answers_with(*port, b"CLUSTER INFO\r\n", "cluster_state:ok")));
+    let in_step = |port: &u16| answers_with(*port, b"INFO replication\r\n", "master_link_status:up");
+    server.wait("the replicas", || ports[3..].iter().all(in_step));
     server.url = format!("redis-cluster://{}?node={}&node={}", nodes[0], nodes[1], nodes[2]);
     Some(server)
 }

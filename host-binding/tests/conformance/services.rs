@@ -46,7 +46,7 @@ fn every_case_on_redis() {
 #[cfg(feature = "redis")]
 #[test]
 fn every_case_on_redis_cluster() {
-    every_case("redis-cluster", servers::redis_cluster());
+    every_case("redis-cluster", servers::redis_cluster(0));
 }
 
 #[cfg(feature = "etcd")]
