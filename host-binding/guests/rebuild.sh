@@ -3,7 +3,7 @@
 set -euo pipefail
 
 usage="usage: rebuild.sh [--c-only | --rust-only] [--out DIR] [--any-version] [GUEST...]
-GUEST is one of visits-c, visits-rust, probe-c, probe-rust, and of probe-draft-c, probe-draft2-b-c, probe-draft2-c-c,
+GUEST is one of visits-c, visits-rust, probe-c, probe-rust, proxy-c, and of probe-draft-c, probe-draft2-b-c, probe-draft2-c-c,
 probe-wasmcloud-c, the same probe against the other shapes of the interface; without any, all of them are built.
   --c-only, --rust-only  only the guests in that language
   --out DIR              write into DIR instead of prebuilt/
@@ -30,14 +30,14 @@ while [ $# -gt 0 ]; do
     --rust-only) language=rust ;;
     --out) shift; out_dir=${1:?$usage} ;;
     --any-version) any_version=yes ;;
-    visits-c | visits-rust | probe-c | probe-rust | probe-draft-c | probe-draft2-b-c | probe-draft2-c-c | probe-wasmcloud-c)
+    visits-c | visits-rust | probe-c | probe-rust | probe-draft-c | probe-draft2-b-c | probe-draft2-c-c | probe-wasmcloud-c | proxy-c)
         guests+=("$1") ;;
     -h | --help) echo "$usage"; exit ;;
     *) echo "$usage" >&2; exit 2 ;;
     esac
     shift
 done
-[ ${#guests[@]} -gt 0 ] || guests=(visits-c visits-rust probe-c probe-rust probe-draft-c probe-draft2-b-c probe-draft2-c-c probe-wasmcloud-c)
+[ ${#guests[@]} -gt 0 ] || guests=(visits-c visits-rust probe-c probe-rust probe-draft-c probe-draft2-b-c probe-draft2-c-c probe-wasmcloud-c proxy-c)
 mkdir -p "$work_dir" "$out_dir"
 out_dir=$(cd "$out_dir" && pwd)
 
@@ -105,6 +105,22 @@ build_shape() { # SHAPE
     wasm-tools component new "$core" --adapt "wasi_snapshot_preview1=$adapter" -o "$work_dir/probe-$1-c.wasm"
 }
 
+# The proxy has no command's world: the interfaces of wasi:http are those of the host's own crate for it, as cargo has fetched it.
+build_proxy_c() {
+    need_c_tools
+    local manifest bindings=$work_dir/proxy-c wit=$work_dir/proxy-wit core=$work_dir/proxy-c.core.wasm
+    manifest=$(cargo metadata --format-version 1 --locked --manifest-path "$guests_dir/../Cargo.toml" |
+        grep -o '"manifest_path":"[^"]*/wasmtime-wasi-http-[^"]*"' | head -n 1 | cut -d '"' -f 4)
+    rm -rf "$wit" && mkdir -p "$wit/deps/keyvalue"
+    cp "$(dirname "$manifest")"/wit/deps/*.wit "$wit/deps/"
+    cp "$wit_dir"/*.wit "$wit/deps/keyvalue/"
+    cp "$guests_dir/proxy-c/proxy.wit" "$wit/"
+    wit-bindgen c "$wit" --world proxy --out-dir "$bindings" >/dev/null
+    "${zig[@]}" cc -target wasm32-wasi -mexec-model=reactor -Os -s -Wall -Wextra -I "$bindings" \
+        "$guests_dir/proxy-c/proxy.c" "$bindings/proxy.c" "$bindings/proxy_component_type.o" -o "$core"
+    wasm-tools component new "$core" -o "$work_dir/proxy-c.wasm"
+}
+
 # Two routes. `wasip2` is rustup's target of that name. `unknown` serves a machine without it, such
 # as Debian's rustc-web: the standard library is built from its sources for wasm32-unknown-unknown.
 # The first rustc on PATH that has the target wins, then the first that has the sources.
@@ -162,6 +178,7 @@ for guest in "${guests[@]}"; do
     case $guest in *-$language) ;; *) continue ;; esac
     case $guest in
     probe-*-c) shape=${guest#probe-} && build_shape "${shape%-c}" ;;
+    proxy-c) build_proxy_c ;;
     *-c) build_c "${guest%-c}" ;;
     *-rust) build_rust "${guest%-rust}" ;;
     esac

@@ -3,6 +3,10 @@
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use kvasi_wasmtime::Target;
 use kvasi_wasmtime::config::{DurabilityName, STORE_DEFAULT};
+#[cfg(feature = "serve")]
+use std::net::SocketAddr;
+#[cfg(feature = "serve")]
+use std::num::NonZeroU32;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -12,7 +16,8 @@ use std::path::PathBuf;
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// What is logged to standard error: error, warn, info, debug or trace. [default: KVASI_LOG, else warn]
+    /// What is logged to standard error: error, warn, info, debug or trace. [default: KVASI_LOG, else info for serve and warn
+    /// for all else]
     #[arg(long, global = true, value_name = "LEVEL")]
     pub(crate) log_level: Option<tracing::Level>,
     /// How: lines of text for people, or a JSON object a line.
@@ -26,10 +31,24 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+impl Command {
+    /// What is logged where nobody says.
+    pub(crate) fn log_level(&self) -> tracing::Level {
+        match self {
+            #[cfg(feature = "serve")]
+            Command::Serve(_) => tracing::Level::INFO,
+            _ => tracing::Level::WARN,
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a command component (wasi:cli) with wasi:keyvalue.
     Run(RunArgs),
+    /// Serve HTTP by a proxy component (wasi:http) with wasi:keyvalue, an instance for each request, until SIGINT or SIGTERM.
+    #[cfg(feature = "serve")]
+    Serve(ServeArgs),
     /// Write the value of a key to standard output, as it is; exit 1 if there is none.
     Get {
         #[command(flatten)]
@@ -191,6 +210,31 @@ pub(crate) struct RunArgs {
     /// Arguments for the component.
     #[arg(last = true)]
     pub(crate) args: Vec<String>,
+}
+
+#[cfg(feature = "serve")]
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) component: ComponentArgs,
+    /// Where to listen; port 0 takes a free one and says which.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
+    pub(crate) listen: SocketAddr,
+    /// Where to answer `GET /metrics`, in the text format of Prometheus. [default: nowhere]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) metrics: Option<SocketAddr>,
+    /// Requests at work at once; one more is answered 503.
+    #[arg(long, value_name = "N", default_value = "100")]
+    pub(crate) requests_at_once: NonZeroU32,
+    /// Milliseconds that a request may take; then its instance is stopped, and the answer is 504 if none was begun.
+    #[arg(long, value_name = "MS", default_value = "30000")]
+    pub(crate) request_ms: NonZeroU32,
+    /// MiB of memory that the instance of a request may have.
+    #[arg(long, value_name = "MIB", default_value = "128")]
+    pub(crate) request_memory: NonZeroU32,
+    /// Milliseconds that requests at work may go on when the server is told to end.
+    #[arg(long, value_name = "MS", default_value = "10000")]
+    pub(crate) grace_ms: u32,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -11,17 +11,24 @@ use wasmtime::{Config, Engine};
 
 /// The packages of WASI 0.2 and 0.3 that a command may import, by wasmtime-wasi.
 const WASI: [&str; 6] = ["cli", "clocks", "filesystem", "io", "random", "sockets"];
+/// And those that a proxy may. Requests of its own are refused when it makes them.
+#[cfg(feature = "serve")]
+const WASI_PROXY: [&str; 7] = ["cli", "clocks", "filesystem", "http", "io", "random", "sockets"];
 
 /// What a component is run as, which decides what it may import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum World {
     Command,
+    #[cfg(feature = "serve")]
+    Proxy,
 }
 
 impl World {
     fn wasi(self) -> &'static [&'static str] {
         match self {
             World::Command => &WASI,
+            #[cfg(feature = "serve")]
+            World::Proxy => &WASI_PROXY,
         }
     }
 }
@@ -40,6 +47,23 @@ pub(crate) fn shown(error: &wasmtime::Error) -> String {
 
 /// Reads and compiles a component.
 pub(crate) fn load(path: &Path) -> Result<Component, Failure> {
+    let bytes = read(path)?;
+    // Most components have no `async` function; with what serves them every host call costs about a third more.
+    compile(&bytes, false).or_else(|_| compile(&bytes, true)).map_err(|error| unaccepted(path, &error))
+}
+
+/// Reads a component and compiles it for this engine.
+#[cfg(feature = "serve")]
+pub(crate) fn load_for(engine: &Engine, path: &Path) -> Result<Component, Failure> {
+    Component::new(engine, read(path)?).map_err(|error| unaccepted(path, &error))
+}
+
+fn unaccepted(path: &Path, error: &wasmtime::Error) -> Failure {
+    Failure::new(format!("{} is not a component that wasmtime accepts: {error:#}", path.display()))
+}
+
+/// The bytes of a component.
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let shown = path.display();
     let bytes = std::fs::read(path).map_err(|error| Failure::new(format!("cannot read {shown}: {error}")))?;
     // Bytes 4..8 are version and layer: 1, 0 for a core module, 13, 1 for a component.
@@ -58,10 +82,7 @@ pub(crate) fn load(path: &Path) -> Result<Component, Failure> {
             )));
         }
     }
-    // Most components have no `async` function; with what serves them every host call costs about a third more.
-    compile(&bytes, false)
-        .or_else(|_| compile(&bytes, true))
-        .map_err(|error| Failure::new(format!("{shown} is not a component that wasmtime accepts: {error:#}")))
+    Ok(bytes)
 }
 
 fn compile(bytes: &[u8], concurrent: bool) -> wasmtime::Result<Component> {

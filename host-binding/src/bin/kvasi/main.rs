@@ -11,8 +11,12 @@ mod component;
 mod copy;
 mod failure;
 mod keys;
+#[cfg(feature = "serve")]
+mod metrics;
 mod operate;
 mod run;
+#[cfg(feature = "serve")]
+mod serve;
 
 use clap::Parser;
 use std::process::ExitCode;
@@ -22,6 +26,8 @@ fn main() -> ExitCode {
     start_log(&args);
     let outcome = match args.command {
         args::Command::Run(args) => run::run(&args),
+        #[cfg(feature = "serve")]
+        args::Command::Serve(args) => serve::serve(&args),
         args::Command::Get { at, key } => keys::get(&at, &key),
         args::Command::Set { at, key, value } => keys::set(&at, &key, &value),
         args::Command::Delete { at, key } => keys::delete(&at, &key),
@@ -44,7 +50,7 @@ fn main() -> ExitCode {
 /// What the library reports goes to standard error; standard output is the component's or the value's.
 fn start_log(args: &args::Args) {
     let of_environment = || std::env::var("KVASI_LOG").ok().and_then(|level| level.parse().ok());
-    let level = args.log_level.or_else(of_environment).unwrap_or(tracing::Level::WARN);
+    let level = args.log_level.or_else(of_environment).unwrap_or_else(|| args.command.log_level());
     let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false);
     match args.log_format {
         args::LogFormat::Text => log.init(),
