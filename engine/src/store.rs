@@ -148,6 +148,11 @@ impl Store {
         })))
     }
 
+    /// Whether both are handles to one open store.
+    pub fn is_same(&self, other: &Store) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// What the open found, and what it had to cut.
     pub fn report(&self) -> &OpenReport {
         &self.0.report

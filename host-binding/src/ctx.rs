@@ -162,6 +162,12 @@ pub(crate) struct Grant {
 }
 
 impl Grant {
+    fn with_bucket(&self, bucket: Arc<dyn LocalBucket>) -> Grant {
+        let Grant { name, rights, limits, gate, tenant, reads_count, meters, .. } = self;
+        let (name, gate, tenant, meters) = (name.clone(), gate.clone(), tenant.clone(), meters.clone());
+        Grant { name, bucket, rights: *rights, limits: *limits, gate, tenant, reads_count: *reads_count, meters }
+    }
+
     pub(crate) fn meters(&self) -> Option<&Meters> {
         self.meters.as_ref()
     }
@@ -276,6 +282,32 @@ impl WasiKeyValueCtx {
 
     pub(crate) fn positions(&self) -> &Positions {
         &self.shared.positions
+    }
+
+    /// All grants, in no order.
+    pub(crate) fn grants(&self) -> impl Iterator<Item = &Arc<Grant>> {
+        self.shared.names.values().filter_map(|entry| match entry {
+            Entry::Granted(grant) => Some(grant),
+            Entry::Withheld => None,
+        })
+    }
+
+    /// The same, with other buckets behind some of the names.
+    pub(crate) fn with_buckets(&self, other: impl Fn(&Grant) -> Option<Arc<dyn LocalBucket>>) -> WasiKeyValueCtx {
+        let names = self.shared.names.iter().map(|(name, entry)| {
+            let entry = match entry {
+                Entry::Withheld => Entry::Withheld,
+                Entry::Granted(grant) => Entry::Granted(match other(grant) {
+                    Some(bucket) => Arc::new(grant.with_bucket(bucket)),
+                    None => grant.clone(),
+                }),
+            };
+            (name.clone(), entry)
+        });
+        let Shared { hide_withheld, limits, .. } = *self.shared;
+        let (names, labels) = (names.collect(), self.shared.labels.clone());
+        let shared = Arc::new(Shared { names, labels, hide_withheld, limits, positions: Positions::default() });
+        WasiKeyValueCtx { shared, handles: Handles::default() }
     }
 
     /// Decided from the configuration alone: the back end is not asked, so a refusal tells nothing about it. An import without a

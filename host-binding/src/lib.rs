@@ -99,6 +99,7 @@ mod target;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod version;
+mod watcher;
 
 pub use ctx::{
     Bucket, Cas, Limits, Rights, WasiKeyValue, WasiKeyValueCtx, WasiKeyValueCtxBuilder, WasiKeyValueCtxView,
@@ -113,3 +114,4 @@ pub use lower::Utf8Bytes;
 pub use quota::{Account, Metered, Usage};
 #[cfg(feature = "config")]
 pub use target::Target;
+pub use watcher::{Step, WatchOptions, WatchService};

@@ -76,6 +76,7 @@ pub(crate) fn refused(meters: Option<&Meters>, bucket: &str, call: &'static str,
 }
 
 /// The counters and histograms of one bucket, registered when a context is built: with the recorder that is installed then.
+#[derive(Clone)]
 pub(crate) struct Meters {
     #[cfg(feature = "metrics")]
     bucket: String,

@@ -284,6 +284,10 @@ impl LocalBucket for Metered {
         self.inner.waits()
     }
 
+    fn watchable(&self) -> Option<kvasi::Bucket> {
+        self.inner.watchable()
+    }
+
     fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {
         self.inner.get(key)
     }

@@ -420,3 +420,42 @@ fn a_bucket_is_copied_compared_and_never_onto_itself() {
     shell.file("position", b"nonsense");
     shell.fails(&["copy", "a", "b", "--bucket", "visits", "--resume", "position"], &["no position"]);
 }
+
+/// The watcher of the tests, without its log, which a command does not serve.
+fn watcher() -> Vec<u8> {
+    let source = include_str!("watcher.wat");
+    let lines = source.lines().filter(|line| !line.contains("(import \"log\"") && !line.contains("$log (canon"));
+    let lines = lines.filter(|line| !line.contains("\"host\" \"log\"") && !line.contains("(call $log"));
+    let silent: Vec<String> = lines.map(|line| line.replace("(export \"log\" (func $log))", "")).collect();
+    wat::parse_str(silent.join("\n")).unwrap()
+}
+
+#[test]
+fn a_watcher_is_told_of_what_was_written_since_it_was_last_told() {
+    let shell = Shell::new();
+    let (data, component) = (shell.path("data"), shell.path("counts.wasm"));
+    std::fs::write(&component, watcher()).unwrap();
+    let watch = ["watch", &component, "--store", &data, "--once"];
+    let key = |command: &'static str, key: &'static str| [command, "--store", &data, key].map(str::to_owned);
+    shell.ok(&watch, 0);
+    for round in 1..=2 {
+        for _ in 0..3 {
+            // `i` has it count.
+            let set = key("set", "i");
+            shell.ok(&set.iter().map(String::as_str).chain(["x"]).collect::<Vec<_>>(), 0);
+        }
+        shell.ok(&watch, 0);
+        shell.ok(&watch, 0);
+        let get = key("get", "count");
+        assert_eq!(shell.ok(&get.each_ref().map(String::as_str), 0), (3 * round).to_string());
+    }
+    // `t` traps, each time; the write stays, and so does the event.
+    let set = key("set", "t");
+    shell.ok(&set.iter().map(String::as_str).chain(["x"]).collect::<Vec<_>>(), 0);
+    let output = shell.run_with(&watch, b"");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("failed too often"), "{}", text(&output.stderr));
+    let get = key("get", "t");
+    assert_eq!(shell.ok(&get.each_ref().map(String::as_str), 0), "x");
+    shell.fails(&["watch", &shell.path("absent.wasm"), "--store", &data], &["absent.wasm"]);
+}

@@ -27,6 +27,10 @@ impl LocalBucket for Bucket {
         self.name()
     }
 
+    fn watchable(&self) -> Option<Bucket> {
+        Some(self.clone())
+    }
+
     fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {
         Ok(Bucket::get(self, key.as_bytes())?.map(Value::into_bytes))
     }

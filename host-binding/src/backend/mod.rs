@@ -63,7 +63,7 @@ impl Capabilities {
         atomic_batches: true,
         snapshot_reads: true,
         ordered: true,
-        watchable: false,
+        watchable: true,
         durable: true,
         expiring: true,
         key_bytes_max: kvasi::KEY_BYTES_MAX,
@@ -194,6 +194,11 @@ pub trait LocalBucket: Send + Sync + 'static {
     /// Whether a read may make its thread wait, as for a network: such reads count among a component's calls at once.
     fn waits(&self) -> bool {
         false
+    }
+
+    /// The bucket of the engine whose changes can be followed, for `watch-service`; by default none: not supported.
+    fn watchable(&self) -> Option<kvasi::Bucket> {
+        None
     }
 
     /// The value of `key`, without a copy where the back end can.

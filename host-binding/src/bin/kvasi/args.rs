@@ -49,6 +49,9 @@ pub(crate) enum Command {
     /// Serve HTTP by a proxy component (wasi:http) with wasi:keyvalue, an instance for each request, until SIGINT or SIGTERM.
     #[cfg(feature = "serve")]
     Serve(ServeArgs),
+    /// Tell a component that exports wasi:keyvalue/watcher of the changes in the buckets that it may watch: of those made since it
+    /// was last told, or since it was first run. Its own writes are changes, too.
+    Watch(WatchArgs),
     /// Write the value of a key to standard output, as it is; exit 1 if there is none.
     Get {
         #[command(flatten)]
@@ -201,6 +204,15 @@ pub(crate) struct ComponentArgs {
     /// An environment variable for the component. May be given several times.
     #[arg(long = "env", value_name = "K=V", value_parser = variable)]
     pub(crate) env: Vec<(String, String)>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct WatchArgs {
+    #[command(flatten)]
+    pub(crate) component: ComponentArgs,
+    /// End when all that there is was delivered.
+    #[arg(long)]
+    pub(crate) once: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -53,7 +53,6 @@ pub(crate) fn load(path: &Path) -> Result<Component, Failure> {
 }
 
 /// Reads a component and compiles it for this engine.
-#[cfg(feature = "serve")]
 pub(crate) fn load_for(engine: &Engine, path: &Path) -> Result<Component, Failure> {
     Component::new(engine, read(path)?).map_err(|error| unaccepted(path, &error))
 }

@@ -17,6 +17,7 @@ mod operate;
 mod run;
 #[cfg(feature = "serve")]
 mod serve;
+mod watch;
 
 use clap::Parser;
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         args::Command::Run(args) => run::run(&args),
         #[cfg(feature = "serve")]
         args::Command::Serve(args) => serve::serve(&args),
+        args::Command::Watch(args) => watch::run(&args),
         args::Command::Get { at, key } => keys::get(&at, &key),
         args::Command::Set { at, key, value } => keys::set(&at, &key, &value),
         args::Command::Delete { at, key } => keys::delete(&at, &key),

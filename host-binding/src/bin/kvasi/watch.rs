@@ -1,0 +1,99 @@
+//! `kvasi watch`: a component that exports `watcher`, told of the changes that are made through this process and of those
+//! that others made before it.
+//!
+//! Flow: as `run`, up to the linked component -> `WatchService` -> steps, until it is disabled or the process ends.
+//! A store is one process's: writes come from the component itself, or were made before.
+
+use crate::args::WatchArgs;
+use crate::component;
+use crate::failure::Failure;
+use crate::run::config;
+use kvasi_wasmtime::{Step, WasiKeyValueCtx, WasiKeyValueCtxView, WasiKeyValueView, WatchOptions, WatchService};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+use wasmtime::component::{InstancePre, Linker, ResourceTable};
+use wasmtime::{Engine, StoreLimits};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+/// How long an epoch is: a callback that does not return is interrupted after [`WatchOptions::epochs`] of them.
+const EPOCH: Duration = Duration::from_millis(10);
+/// How long a step waits for something to deliver.
+const WAIT: Duration = Duration::from_secs(1);
+
+struct Host {
+    wasi: WasiCtx,
+    keyvalue: WasiKeyValueCtx,
+    table: ResourceTable,
+    limits: StoreLimits,
+}
+
+impl WasiView for Host {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiKeyValueView for Host {
+    fn keyvalue(&mut self) -> WasiKeyValueCtxView<'_> {
+        WasiKeyValueCtxView { ctx: &mut self.keyvalue, table: &mut self.table }
+    }
+}
+
+pub(crate) fn run(args: &WatchArgs) -> Result<ExitCode, Failure> {
+    let path = &args.component.component;
+    let engine = engine()?;
+    let linked = linked(&engine, path)?;
+    let name = component::name(path);
+    let opened = config(&args.component)?.open()?;
+    let env = args.component.env.clone();
+    let host = move |keyvalue, limits| {
+        let wasi = WasiCtx::builder().inherit_stdout().inherit_stderr().envs(&env).build();
+        Host { wasi, keyvalue, table: ResourceTable::new(), limits }
+    };
+    let (ctx, options) = (opened.context(&name), WatchOptions::default());
+    let failed = |error: kvasi_wasmtime::Error| Failure::new(format!("{}: {error}", path.display()));
+    let mut service = WatchService::new(&name, linked, &ctx, options, host, |host| &mut host.limits).map_err(failed)?;
+    loop {
+        match service.step(if args.once { Duration::ZERO } else { WAIT }).map_err(failed)? {
+            Step::Idle if args.once => break,
+            Step::Failed { rest, error, .. } => {
+                eprintln!("kvasi: a callback failed: {}", component::shown(&error));
+                std::thread::sleep(rest);
+            }
+            Step::Disabled => return Err(Failure::new(format!("{} failed too often on one event", path.display()))),
+            _ => {}
+        }
+    }
+    opened.sync().map_err(|error| Failure::new(format!("the store did not sync at the end: {error}")))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn engine() -> Result<Engine, Failure> {
+    let mut config = wasmtime::Config::new();
+    config.concurrency_support(false).epoch_interruption(true).wasm_component_model_implements(true);
+    let engine = Engine::new(&config).map_err(|error| Failure::new(format!("wasmtime does not start: {error:#}")))?;
+    let clock = engine.weak();
+    std::thread::spawn(move || {
+        while let Some(engine) = clock.upgrade() {
+            engine.increment_epoch();
+            drop(engine);
+            std::thread::sleep(EPOCH);
+        }
+    });
+    Ok(engine)
+}
+
+fn linked(engine: &Engine, path: &Path) -> Result<InstancePre<Host>, Failure> {
+    let component = component::load_for(engine, path)?;
+    let shapes = component::check_imports(path, &component, component::World::Command)?;
+    if shapes.is_async() {
+        let text = format!("{} imports async functions: a watcher is called synchronously", path.display());
+        return Err(Failure::new(text));
+    }
+    let mut linker = Linker::new(engine);
+    let fail = |error: wasmtime::Error| Failure::new(format!("{} does not link: {error:#}", path.display()));
+    wasmtime_wasi::p2::add_to_linker_sync(&mut linker).map_err(fail)?;
+    kvasi_wasmtime::link_sync(&mut linker, &component).map_err(fail)?;
+    linker.instantiate_pre(&component).map_err(fail)
+}

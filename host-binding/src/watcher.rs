@@ -1,0 +1,516 @@
+//! `watch-service`: tells a component that exports `watcher` of committed changes, from the engine's change feed.
+//!
+//! Flow: `kvasi::Watch` -> [`WatchService::step`] reads a batch of events ahead -> a fresh wasmtime store -> `on-set`, `on-delete`
+//! -> the position, kept in the watched store itself. One service, one component, one thread at a time.
+//!
+//! **Where the queue is.** In the log: a writer does nothing for those who watch, and a component that is slow reads later. What
+//! is held here at once is bounded by [`WatchOptions`]. Where the cleaner was faster than the component, the engine says
+//! `Lagged`, and so does the service.
+//!
+//! **At least once.** The position stands in the bucket `kvasi:watch/NAME`, behind the events that were delivered. What was
+//! delivered after it was last written, or last on the disk, is delivered again after a crash.
+//!
+//! **Hops.** A write made inside a callback is one step further than the event that the callback was told of. A record has no
+//! room for that; so such a write is preceded by a *note* in the bucket `kvasi:watch`, which all services of the store read: in which
+//! bucket, which keys (as hashes), how far. So a chain through several components is one chain. The
+//! feed has the note before the write, and so the service knows when the write comes; also after a restart, because notes
+//! whose writes are yet to come are kept with the position. A note whose write failed, or changed nothing, is taken back by
+//! one of 0 hops. Somebody else's write that comes between a note and its write is taken for the callback's: one chain may end a
+//! step early by it, and the other begins anew, which costs one more write by somebody else each time.
+//!
+//! Invariants: 1. Events of a key are delivered in the order of its commits, across buckets too. 2. A batch of events has a wasmtime
+//! store of its own, with its own fuel, time and memory: what a callback breaks is that store. 3. No callback is under way
+//! while the feed is read, and none inside a host call.
+
+use crate::backend::{Guard, Key, LocalBucket, Observed, Page, PageBounds, Pair, SetOptions, Swap};
+use crate::ctx::Bucket;
+use crate::{Code, Error, Rights, WasiKeyValueCtx, WasiKeyValueView};
+use bytes::Bytes;
+use kvasi::{Change, Delivery, Durability, Position, Watch, WatchFrom};
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+use wasmtime::component::{ComponentExportIndex, InstancePre, Resource};
+use wasmtime::{Store, StoreLimits, StoreLimitsBuilder};
+
+const WATCHER: &str = "wasi:keyvalue/watcher@0.2.0-draft2";
+/// The bucket of notes; a service keeps its position in one named after this, a slash and the service.
+const NOTES: &str = "kvasi:watch";
+const POSITION: &[u8] = b"position";
+const NOTE: &[u8] = b"note";
+
+/// Bounds on what a service does at once, and what it gives a component.
+#[derive(Clone, Copy, Debug)]
+pub struct WatchOptions {
+    /// Most events in one batch, that is, in one wasmtime store. Default: 1,000.
+    pub events_max: usize,
+    /// Bytes of keys and values after which a batch ends. Default: 4 MiB.
+    pub bytes_max: usize,
+    /// Fuel of a batch, where the engine's configuration consumes fuel. Default: 10^10.
+    pub fuel: u64,
+    /// Epochs until a batch is interrupted, where the engine's configuration has epoch interruption. One of fuel and epochs
+    /// must be on, or a callback that never returns holds its service for ever (and nobody else). Default: 100.
+    pub epochs: u64,
+    /// Most bytes of a linear memory. Default: 64 MiB.
+    pub memory_bytes_max: usize,
+    /// Callbacks in a chain in which each is set off by a write of the one before. Default: 8.
+    pub hops_max: u8,
+    /// Failures of one event after which the service gives up. Default: 5.
+    pub failures_max: u32,
+    /// Rest after the first failure, doubled with each further one. Default: 100 ms.
+    pub backoff: Duration,
+}
+
+impl Default for WatchOptions {
+    fn default() -> Self {
+        WatchOptions {
+            events_max: 1_000,
+            bytes_max: 4 << 20,
+            fuel: 10_000_000_000,
+            epochs: 100,
+            memory_bytes_max: 64 << 20,
+            hops_max: 8,
+            failures_max: 5,
+            backoff: Duration::from_millis(100),
+        }
+    }
+}
+
+/// What a [`WatchService::step`] came to. All but `Delivered` and `Idle` are for the operator, too, and logged.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Step {
+    /// So many callbacks returned.
+    Delivered(usize),
+    /// Nothing came within the time.
+    Idle,
+    /// Changes were cleaned away before they could be delivered; it goes on with the oldest that there are.
+    Lagged,
+    /// A callback trapped, ran out of fuel, time or memory. It is called again, in a fresh store, after this rest.
+    Failed {
+        /// How often in a row.
+        failures: u32,
+        /// When the next step should come.
+        rest: Duration,
+        /// Why, for the operator.
+        error: wasmtime::Error,
+    },
+    /// It has failed too often on one event: nothing more is delivered. No write is lost by it; a new service begins with
+    /// that event.
+    Disabled,
+}
+
+/// An event on its way to the component.
+struct Queued {
+    grant: usize,
+    key: String,
+    /// `None`: it was deleted.
+    value: Option<Bytes>,
+    hops: u8,
+    /// Where its commit begins, or a little before.
+    from: Position,
+}
+
+/// Delivers the changes of some buckets to one component. See the module's documentation in the source for what it promises.
+pub struct WatchService<T: 'static> {
+    pre: InstancePre<T>,
+    on_set: ComponentExportIndex,
+    on_delete: ComponentExportIndex,
+    host: Box<dyn Fn(WasiKeyValueCtx, StoreLimits) -> T + Send>,
+    limits: fn(&mut T) -> &mut StoreLimits,
+    options: WatchOptions,
+    buckets: Vec<(String, String)>,
+    ctx: WasiKeyValueCtx,
+    hops: Arc<Hops>,
+    state: kvasi::Bucket,
+    watch: Watch,
+    queue: VecDeque<Queued>,
+    /// Notes whose writes are to come: hashes of keys.
+    noted: HashMap<u64, u8>,
+    failures: u32,
+}
+
+impl<T> fmt::Debug for WatchService<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WatchService")
+            .field("buckets", &self.buckets)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T: WasiKeyValueView + 'static> WatchService<T> {
+    /// A service for the component `pre`, which goes on where the last one of this `name` stopped, or begins now. The component is
+    /// told of the buckets on which `ctx` gives it the right [`Rights::WATCH`]; they must be of one kvasi store. `host`
+    /// makes the state of each of its wasmtime stores, `limits` finds the limits in it.
+    ///
+    /// # Errors
+    /// [`Code::Unsupported`] if there is no such bucket, if one cannot be watched, or if they are of several stores;
+    /// [`Code::Invalid`] if the component exports no `watcher`; the store's own.
+    pub fn new(
+        name: &str,
+        pre: InstancePre<T>,
+        ctx: &WasiKeyValueCtx,
+        options: WatchOptions,
+        host: impl Fn(WasiKeyValueCtx, StoreLimits) -> T + Send + 'static,
+        limits: fn(&mut T) -> &mut StoreLimits,
+    ) -> Result<Self, Error> {
+        let export = |function| {
+            let watcher = pre.component().get_export_index(None, WATCHER);
+            let index = watcher.and_then(|watcher| pre.component().get_export_index(Some(&watcher), function));
+            index.ok_or_else(|| Error::with_detail(Code::Invalid, format!("the component exports no {WATCHER}")))
+        };
+        let (on_set, on_delete) = (export("on-set")?, export("on-delete")?);
+        let followed = followed(ctx)?;
+        let store = followed.first().ok_or_else(|| Error::new(Code::Unsupported))?.1.store().clone();
+        let own = |name: &str| Ok::<_, Error>(store.bucket(name)?.with_durability(Durability::Os));
+        let (state, notes) = (own(&format!("{NOTES}/{name}"))?, own(NOTES)?);
+        let (from, noted) = match state.get(POSITION)? {
+            Some(kept) => decode(&kept).ok_or_else(|| Error::new(Code::Corrupt))?,
+            None => (store.position(), HashMap::new()),
+        };
+        let hops = Arc::new(Hops { notes: notes.clone(), now: AtomicU8::new(0) });
+        let ctx = ctx.with_buckets(|grant| {
+            let bucket = grant.bucket.watchable().filter(|bucket| bucket.store().is_same(&store))?;
+            Some(Arc::new(Followed { name: bucket.name().into(), bucket: grant.bucket.clone(), hops: hops.clone() }))
+        });
+        let watch =
+            store.watch(WatchFrom::Position(from))?.only(followed.iter().map(|(_, bucket)| bucket).chain([&notes]));
+        let buckets = followed.into_iter().map(|(name, bucket)| (name, bucket.name().to_owned())).collect();
+        let service = WatchService {
+            pre,
+            on_set,
+            on_delete,
+            host: Box::new(host),
+            limits,
+            options,
+            buckets,
+            ctx,
+            hops,
+            state,
+            watch,
+            queue: VecDeque::new(),
+            noted,
+            failures: 0,
+        };
+        // So that nothing is missed from here on, also if this process ends before anything comes.
+        service.keep_position()?;
+        Ok(service)
+    }
+
+    /// Delivers what there is, at most one batch; waits for something at most `timeout`. Call it again and again.
+    ///
+    /// # Errors
+    /// The store's own. What a component does wrong is a [`Step`].
+    pub fn step(&mut self, timeout: Duration) -> Result<Step, Error> {
+        if self.failures >= self.options.failures_max {
+            return Ok(Step::Disabled);
+        }
+        if self.queue.is_empty() && self.read_ahead(timeout)? {
+            tracing::warn!("changes were cleaned away before they were delivered: the component has missed some");
+            self.keep_position()?;
+            return Ok(Step::Lagged);
+        }
+        if self.queue.is_empty() {
+            return Ok(Step::Idle);
+        }
+        let mut delivered = 0;
+        let failed = self.deliver(&mut delivered).err();
+        if delivered > 0 {
+            self.failures = 0;
+            self.keep_position()?;
+        }
+        let Some(error) = failed else { return Ok(Step::Delivered(delivered)) };
+        self.failures += 1;
+        if self.failures >= self.options.failures_max {
+            tracing::error!(error = %format_args!("{error:#}"), "a watcher failed too often: it is disabled");
+            return Ok(Step::Disabled);
+        }
+        let rest = self.options.backoff.saturating_mul(1 << (self.failures - 1).min(16));
+        tracing::warn!(error = %format_args!("{error:#}"), failures = self.failures, "a watcher failed");
+        Ok(Step::Failed { failures: self.failures, rest, error })
+    }
+
+    /// Fills the queue; whether something was missed before.
+    fn read_ahead(&mut self, timeout: Duration) -> Result<bool, Error> {
+        let mut bytes = 0;
+        // Where the watch stood before it read a commit: no later than where that begins.
+        let mut from = self.watch.position();
+        let mut next = self.watch.wait(timeout)?;
+        while let Some(delivery) = next {
+            match delivery {
+                Delivery::Commit(events) => {
+                    for event in events {
+                        bytes += self.take(&event, from);
+                    }
+                }
+                Delivery::Lagged { .. } => {
+                    self.noted.clear();
+                    return Ok(true);
+                }
+                // A power cut has taken what was seen before; there is nothing to make up for.
+                _ => {}
+            }
+            if self.queue.len() >= self.options.events_max || bytes >= self.options.bytes_max {
+                break;
+            }
+            from = self.watch.position();
+            next = self.watch.try_next()?;
+        }
+        Ok(false)
+    }
+
+    /// Queues an event, or takes up a note; the bytes it takes here.
+    fn take(&mut self, event: &kvasi::Event, from: Position) -> usize {
+        let Some(bucket) = event.bucket() else { return 0 };
+        if bucket == self.hops.notes.name() {
+            if let Some(note) = event.value().filter(|_| event.key() == NOTE) {
+                self.take_note(note);
+            }
+            return 0;
+        }
+        let hops = self.noted.remove(&hash(bucket, event.key())).unwrap_or(0);
+        let value = match event.change() {
+            Change::Set { value, .. } => Some(value.clone().into_bytes()),
+            Change::Delete => None,
+            // Nobody can open it any more.
+            _ => return 0,
+        };
+        if hops >= self.options.hops_max {
+            tracing::warn!(bucket, hops, "a chain of callbacks was cut: each was set off by a write of the one before");
+            return 0;
+        }
+        // A guest can name no key but text.
+        let Ok(key) = std::str::from_utf8(event.key()) else { return 0 };
+        let bytes = key.len() + value.as_ref().map_or(0, Bytes::len);
+        for (grant, _) in self.buckets.iter().enumerate().filter(|(_, (_, inner))| inner == bucket) {
+            self.queue.push_back(Queued { grant, key: key.to_owned(), value: value.clone(), hops, from });
+        }
+        bytes
+    }
+
+    /// Takes up a note, if it is about a bucket of ours: else its write does not come.
+    fn take_note(&mut self, note: &[u8]) {
+        let Some((hops, rest)) = note.split_first() else { return };
+        let Some((bucket, hashes)) = rest
+            .split_first_chunk()
+            .and_then(|(len, rest)| rest.split_at_checked(usize::from(u16::from_le_bytes(*len))))
+        else {
+            return;
+        };
+        if !self.buckets.iter().any(|(_, inner)| inner.as_bytes() == bucket) {
+            return;
+        }
+        for hash in hashes.chunks_exact(8).filter_map(|hash| hash.try_into().ok()).map(u64::from_le_bytes) {
+            match hops {
+                0 => drop(self.noted.remove(&hash)),
+                hops => drop(self.noted.insert(hash, *hops)),
+            }
+        }
+    }
+
+    /// Calls back for what is queued, in one store, until something fails.
+    fn deliver(&mut self, delivered: &mut usize) -> wasmtime::Result<()> {
+        let memory = StoreLimitsBuilder::new().memory_size(self.options.memory_bytes_max).build();
+        let mut store = Store::new(self.pre.component().engine(), (self.host)(self.ctx.clone(), memory));
+        let limits = self.limits;
+        crate::limit_store(&mut store);
+        store.limiter(move |host| limits(host));
+        // An error where fuel is not consumed, or epochs interrupt nothing.
+        let _ = store.set_fuel(self.options.fuel);
+        store.set_epoch_deadline(self.options.epochs);
+        let instance = self.pre.instantiate(&mut store)?;
+        let on_set = instance.get_typed_func::<(Resource<Bucket>, &str, &[u8]), ()>(&mut store, &self.on_set)?;
+        let on_delete = instance.get_typed_func::<(Resource<Bucket>, &str), ()>(&mut store, &self.on_delete)?;
+        while let Some(event) = self.queue.front() {
+            self.hops.now.store(event.hops + 1, Ordering::Relaxed);
+            let handle = {
+                let mut view = store.data_mut().keyvalue();
+                let grant = view
+                    .ctx
+                    .look_up(None, &self.buckets[event.grant].0)
+                    .map_err(|_| wasmtime::Error::msg("not granted"))?;
+                view.push_bucket(Bucket { grant })?
+            };
+            match &event.value {
+                Some(value) => on_set.call(&mut store, (handle, &event.key, value))?,
+                None => on_delete.call(&mut store, (handle, &event.key))?,
+            }
+            *delivered += 1;
+            self.queue.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Writes down where the next service of this name is to go on.
+    fn keep_position(&self) -> Result<(), Error> {
+        let from = self.queue.front().map_or(self.watch.position(), |event| event.from);
+        let mut noted = self.noted.clone();
+        for event in self.queue.iter().filter(|event| event.hops > 0) {
+            noted.insert(hash(&self.buckets[event.grant].1, event.key.as_bytes()), event.hops);
+        }
+        self.state.set(POSITION, &encode(from, &noted))?;
+        Ok(())
+    }
+}
+
+/// The buckets to be told of, each with the name that the component has for it.
+fn followed(ctx: &WasiKeyValueCtx) -> Result<Vec<(String, kvasi::Bucket)>, Error> {
+    let mut followed: Vec<(String, kvasi::Bucket)> = Vec::new();
+    for grant in ctx.grants().filter(|grant| grant.rights.contains(Rights::WATCH)) {
+        let bucket = grant.bucket.watchable().ok_or_else(|| Error::new(Code::Unsupported))?;
+        if followed.first().is_some_and(|(_, first)| !first.store().is_same(bucket.store())) {
+            return Err(Error::with_detail(Code::Unsupported, "the buckets to be watched are in several stores"));
+        }
+        followed.push((String::from(&*grant.name), bucket));
+    }
+    Ok(followed)
+}
+
+/// FNV-1a, the same in every build: which key a note is about. A guest that makes two keys collide shortens its own chains.
+fn hash(bucket: &str, key: &[u8]) -> u64 {
+    let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    let bucket = bucket.as_bytes().iter().chain(&[0xff]).fold(0xcbf2_9ce4_8422_2325, mix);
+    key.iter().fold(bucket, mix)
+}
+
+/// The position, then each note: hash and hops.
+fn encode(from: Position, noted: &HashMap<u64, u8>) -> Vec<u8> {
+    let mut bytes = from.get().to_le_bytes().to_vec();
+    for (hash, hops) in noted {
+        bytes.extend_from_slice(&hash.to_le_bytes());
+        bytes.push(*hops);
+    }
+    bytes
+}
+
+fn decode(bytes: &[u8]) -> Option<(Position, HashMap<u64, u8>)> {
+    let (from, notes) = bytes.split_first_chunk()?;
+    let note = |note: &[u8]| Some((u64::from_le_bytes(*note.first_chunk()?), *note.get(8)?));
+    let noted = notes.chunks(9).map(note).collect::<Option<_>>()?;
+    Some((Position::from_u64(u64::from_le_bytes(*from)), noted))
+}
+
+/// How far the callback that runs now is from a write of somebody else, and where that is noted.
+struct Hops {
+    notes: kvasi::Bucket,
+    /// Of a write made now.
+    now: AtomicU8,
+}
+
+/// A bucket in the hands of a callback: writes are noted before they are made.
+struct Followed {
+    /// Its name in the store.
+    name: Box<str>,
+    bucket: Arc<dyn LocalBucket>,
+    hops: Arc<Hops>,
+}
+
+impl Followed {
+    /// Makes a write of these keys, `changed` saying whether it came to one.
+    fn noted<'k, R>(
+        &self,
+        keys: impl Iterator<Item = &'k [u8]> + Clone,
+        write: impl FnOnce(&dyn LocalBucket) -> Result<R, Error>,
+        changed: impl FnOnce(&R) -> bool,
+    ) -> Result<R, Error> {
+        self.note(self.hops.now.load(Ordering::Relaxed), keys.clone())?;
+        let written = write(&*self.bucket);
+        if !written.as_ref().is_ok_and(changed) {
+            self.note(0, keys)?;
+        }
+        written
+    }
+
+    fn note<'k>(&self, hops: u8, keys: impl Iterator<Item = &'k [u8]>) -> Result<(), Error> {
+        let mut note = vec![hops];
+        note.extend_from_slice(&(self.name.len() as u16).to_le_bytes());
+        note.extend_from_slice(self.name.as_bytes());
+        for key in keys {
+            note.extend_from_slice(&hash(&self.name, key).to_le_bytes());
+        }
+        // Not waited for: it is logged before the write, and so durable no later.
+        drop(self.hops.notes.start_set(NOTE, &note)?);
+        Ok(())
+    }
+}
+
+fn one(key: &str) -> std::array::IntoIter<&[u8], 1> {
+    [key.as_bytes()].into_iter()
+}
+
+impl LocalBucket for Followed {
+    fn identity(&self) -> &str {
+        self.bucket.identity()
+    }
+
+    fn waits(&self) -> bool {
+        self.bucket.waits()
+    }
+
+    fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {
+        self.bucket.get(key)
+    }
+
+    fn exists(&self, key: &str) -> Result<bool, Error> {
+        self.bucket.exists(key)
+    }
+
+    fn set(&self, key: &str, value: &[u8]) -> Result<(), Error> {
+        self.noted(one(key), |bucket| bucket.set(key, value), |()| true)
+    }
+
+    fn set_with(&self, key: &str, value: &[u8], options: SetOptions) -> Result<bool, Error> {
+        self.noted(one(key), |bucket| bucket.set_with(key, value, options), |written| *written)
+    }
+
+    fn delete(&self, key: &str) -> Result<(), Error> {
+        // Of an absent key the note would stay.
+        if self.bucket.exists(key)? { self.noted(one(key), |bucket| bucket.delete(key), |()| true) } else { Ok(()) }
+    }
+
+    fn list(&self, after: Option<&[u8]>, bounds: PageBounds) -> Result<Page, Error> {
+        self.bucket.list(after, bounds)
+    }
+
+    fn list_prefix(&self, prefix: &str, after: Option<&[u8]>, bounds: PageBounds) -> Result<Page, Error> {
+        self.bucket.list_prefix(prefix, after, bounds)
+    }
+
+    fn increment(&self, key: &str, delta: i64) -> Result<i64, Error> {
+        self.noted(one(key), |bucket| bucket.increment(key, delta), |_| true)
+    }
+
+    fn observe(&self, key: &str) -> Result<Observed, Error> {
+        self.bucket.observe(key)
+    }
+
+    fn swap(&self, key: &str, guard: &Guard, value: &[u8]) -> Result<Swap, Error> {
+        self.noted(one(key), |bucket| bucket.swap(key, guard, value), |swap| matches!(swap, Swap::Done))
+    }
+
+    fn get_many(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Pair>>, Error> {
+        self.bucket.get_many(keys)
+    }
+
+    fn set_many(&self, pairs: &[(Key<'_>, &[u8])]) -> Result<(), Error> {
+        let keys = pairs.iter().map(|(key, _)| AsRef::<[u8]>::as_ref(key));
+        self.noted(keys, |bucket| bucket.set_many(pairs), |()| true)
+    }
+
+    fn delete_many(&self, keys: &[Key<'_>]) -> Result<(), Error> {
+        let mut there = Vec::new();
+        for key in keys {
+            if self.bucket.exists(key.as_ref())? {
+                there.push(key.clone());
+            }
+        }
+        if there.is_empty() {
+            return Ok(());
+        }
+        let notes = there.iter().map(AsRef::<[u8]>::as_ref);
+        self.noted(notes, |bucket| bucket.delete_many(&there), |()| true)
+    }
+}
