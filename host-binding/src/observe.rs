@@ -85,6 +85,7 @@ pub(crate) struct Meters {
 }
 
 #[cfg(feature = "metrics")]
+#[derive(Clone)]
 struct Meter {
     name: &'static str,
     ok: metrics::Counter,
