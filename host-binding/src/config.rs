@@ -743,8 +743,7 @@ mod tests {
     #[cfg(not(feature = "redis"))]
     #[test]
     fn a_service_that_this_build_has_not_is_refused_by_name() {
-        let error =
-            parse("[buckets.a]\nstore = \"redis://user:secret@h/?password=secret\"").unwrap().open().unwrap_err();
+        let error = parse("[buckets.a]\nstore = \"redis://user:secret@h/?prefix=secret\"").unwrap().open().unwrap_err();
         let text = error.to_string();
         assert!(text.contains("redis://h") && !text.contains("secret"), "{text}");
     }

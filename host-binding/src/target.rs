@@ -151,7 +151,7 @@ mod tests {
         {
             assert_eq!(text.parse(), Ok(Target::Directory(dir.into())), "{text}");
         }
-        let service: Target = "redis://u:p@host:1/0?password=p".parse().unwrap();
+        let service: Target = "redis://u:p@host:1/0?prefix=p".parse().unwrap();
         assert_eq!(service.to_string(), "redis://host:1/0");
         let cluster: Target = "redis-cluster://a:1?node=b:2".parse().unwrap();
         assert_eq!(cluster.to_string(), "redis-cluster://a:1");
