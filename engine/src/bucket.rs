@@ -174,10 +174,10 @@ impl Bucket {
     /// looks take. From then on all calls are quick, and writes keep count.
     ///
     /// # Errors
-    /// `Invalid` if the bucket was dropped.
+    /// `Invalid` if the bucket was dropped; `Io` if a record that is to be counted cannot be read.
     pub fn stats(&self) -> Result<BucketStats> {
         self.entry.check()?;
-        Ok(self.store.0.commits.tally(self.entry.id))
+        self.store.0.commits.tally(self.entry.id)
     }
 
     /// One write to this bucket; see `Commits::write`.

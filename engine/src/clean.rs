@@ -20,7 +20,7 @@ use std::time::Duration;
 use crossbeam_epoch::{self as epoch, Guard};
 
 use crate::commit::Commits;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::log::Appended;
 use crate::log::record::{Kind, Record};
 use crate::seeded::{Bug, seeded};
@@ -219,7 +219,9 @@ impl Cleaner {
         let segment = sealed[chosen].clone();
         // Emptied segments older than this one count: until they are gone, a crash brings them back.
         let oldest = all.first().is_some_and(|first| Arc::ptr_eq(first, &segment)) && may_drop(&segment);
-        Some(Cleaning { segment, from: HEADER_BYTES, oldest, verify_all: false })
+        // Where counts are approximate a second pass would be due anyway, and it would write tombstones twice.
+        let verify_all = segment.counts_are_approximate();
+        Some(Cleaning { segment, from: HEADER_BYTES, oldest, verify_all })
     }
 
     fn give_up_emptied(&mut self, commits: &Commits, mood: Mood) -> Result<()> {
@@ -267,6 +269,14 @@ fn move_some(commits: &Commits, at: &mut Cleaning, guard: &Guard) -> Result<()> 
         *from += bytes;
     }
     Ok(())
+}
+
+/// A record that cannot be read for now keeps its segment from being cleaned, and the store from nothing else.
+fn put_off(e: Error) -> Error {
+    match e.kind() {
+        ErrorKind::Io => e.with_kind(ErrorKind::Corrupt, "not cleaned: a record cannot be read"),
+        _ => e,
+    }
 }
 
 impl Commits {
@@ -323,7 +333,9 @@ impl Commits {
             _ if oldest || seeded(Bug::TombstoneDropped) => {}
             _ => {
                 let mut newer = None;
-                shard.find(hash, guard, |p| self.is_key(p, record.bucket, record.key, guard, &mut newer))?;
+                shard
+                    .find(hash, guard, |p| self.is_key(p, record.bucket, record.key, guard, &mut newer))
+                    .map_err(put_off)?;
                 if newer.is_none() {
                     self.append_moved(&tombstone, guard)?;
                 }

@@ -24,7 +24,7 @@ use crate::directory::{Directory, PendingWrite, Place, ShardGuard, ShardGuards};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::KeyIndex;
 use crate::io::Stopwatch;
-use crate::log::record::{Kind, Prepared, Purpose, Record};
+use crate::log::record::{Defect, Kind, Prepared, Purpose, Record};
 use crate::log::replay::Parsed;
 use crate::log::{Appended, Found, Log, Space};
 use crate::options::{BATCH_BYTES_MAX, Durability, KEY_BYTES_MAX, VALUE_BYTES_MAX};
@@ -283,7 +283,12 @@ impl Commits {
         found: &mut Option<Found<'g>>,
     ) -> Result<bool> {
         let (segment, offset) = self.log.locate(place, guard)?;
-        let Ok((record, bytes)) = segment.record_as_it_is(offset, guard) else { return Ok(false) };
+        let (record, bytes) = match segment.record_as_it_is(offset, guard) {
+            Ok(there) => there,
+            // It may be of this key, and be readable the next time.
+            Err(defect @ Defect::Unreadable(_)) => return Err(segment.no_record(offset, defect)),
+            Err(_) => return Ok(false),
+        };
         let same = record.bucket == bucket && record.key == key;
         if same {
             *found = Some(Found { segment, offset, bytes, record });
@@ -370,7 +375,8 @@ impl Commits {
         let appended = self.append_prepared(&record, &prepared, guard)?;
         let mut found = None;
         let old = shard
-            .find(hash, guard, |place| self.is_key_to_replace(place, record.bucket, record.key, guard, &mut found))?;
+            .find(hash, guard, |place| self.is_key_to_replace(place, record.bucket, record.key, guard, &mut found))
+            .map_err(|e| self.lost_track(&e))?;
         self.point(&mut shard, hash, &record, old, appended.place, found.as_ref(), guard)?;
         Ok(Told { value: Version(appended.position), after: 0 })
     }
@@ -388,10 +394,14 @@ impl Commits {
     /// Publishes records. Where that fails nobody knows whether the next open finds them.
     #[inline]
     fn publish(&self, space: Space<'_>) -> Result<()> {
-        space.publish().map_err(|e| {
-            self.poison(e.clone());
-            indeterminate(&e)
-        })
+        space.publish().map_err(|e| self.lost_track(&e))
+    }
+
+    /// A commit stands in the log, and could not be shown: the next open decides.
+    #[cold]
+    fn lost_track(&self, cause: &Error) -> Error {
+        self.poison(cause.clone());
+        indeterminate(cause)
     }
 
     #[inline]
@@ -563,7 +573,8 @@ impl Commits {
                 let mut found = None;
                 // Nothing newer can be found: the locks were taken before the space was.
                 let old = shard
-                    .find(hash, guard, |at| self.is_key_to_replace(at, write.bucket, write.key, guard, &mut found))?;
+                    .find(hash, guard, |at| self.is_key_to_replace(at, write.bucket, write.key, guard, &mut found))
+                    .map_err(|e| self.lost_track(&e))?;
                 self.point(shard, hash, &write.record(), old, place, found.as_ref(), guard)?;
             }
         }
@@ -796,6 +807,13 @@ impl Commits {
         self.watchers.wake();
     }
 
+    /// Wakes whoever waits for a sync that will not come: the store is poisoned. Not under the group's lock.
+    pub(crate) fn wake_waiting(&self) {
+        let wakers = std::mem::take(&mut self.group.lock().wakers);
+        self.synced.notify_all();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
     fn check_poison(&self) -> Result<()> {
         match self.poison.get() {
             None => Ok(()),
@@ -839,6 +857,7 @@ impl Commits {
         let mut found = None;
         let old = shard.find(hash, guard, |place| match segment.record_as_it_is(offset, guard) {
             Ok((new, _)) => self.is_key_to_replace(place, new.bucket, new.key, guard, &mut found),
+            Err(defect @ Defect::Unreadable(_)) => Err(segment.no_record(offset, defect)),
             Err(_) => Ok(false),
         })?;
         let version = segment.position(offset);

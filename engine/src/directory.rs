@@ -648,23 +648,26 @@ impl Directory {
         guard: &Guard,
         ahead: usize,
         ask: impl Fn(&[Place]),
-        record: impl Fn(Place) -> Option<Record<'r>>,
-    ) -> bool {
-        let Some(shard) = self.shards.get(at.shard) else { return false };
+        record: impl Fn(Place) -> Result<Option<Record<'r>>>,
+    ) -> Result<bool> {
+        let Some(shard) = self.shards.get(at.shard) else { return Ok(false) };
         let mut held = shard.lock.lock();
         let part = at.part(shard.table.load(guard));
         if !part.is_tallied() {
             let places: Vec<Place> = part.words().map(|word| Place(word & PLACE_MASK)).collect();
+            // All of the part or nothing.
+            let mut records = Vec::with_capacity(places.len());
             for places in places.chunks(ahead) {
                 ask(places);
-                for record in places.iter().filter_map(|place| record(*place)) {
-                    held.tallies.put(&record, None);
+                for place in places {
+                    records.extend(record(*place)?);
                 }
             }
+            records.iter().for_each(|record| held.tallies.put(record, None));
             part.counts.tallied.store(true, Ordering::Relaxed);
         }
         at.move_past(part.depth);
-        true
+        Ok(true)
     }
 
     /// What a bucket holds by the tallies of all shards.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use crossbeam_epoch as epoch;
 
 use crate::commit::Commits;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::io::unknown_state;
 use crate::run::format::{self, DELETED, Entry, Header, KIND, SET_WITH_EXPIRY};
 use crate::run::{Cursor, Damaged, Run, Writer};
@@ -325,7 +325,12 @@ fn is_over(commits: &Commits, entry: &Entry<'_>) -> Result<bool> {
     let guard = &epoch::pin();
     let hash = commits.hash(entry.bucket, entry.key);
     let mut found = None;
-    commits.directory.find(hash, guard, |place| commits.is_key(place, entry.bucket, entry.key, guard, &mut found))?;
+    let is_key = |place| commits.is_key(place, entry.bucket, entry.key, guard, &mut found);
+    match commits.directory.find(hash, guard, is_key) {
+        // Nobody knows for now: the entry stays.
+        Err(e) if e.kind() == ErrorKind::Io => return Ok(false),
+        asked => asked?,
+    };
     Ok(found.is_none_or(|found| found.version() > entry.stamp))
 }
 

@@ -405,7 +405,9 @@ fn log_end(segments: &[Loaded], state: &manifest::State) -> Result<usize> {
         let before = i.checked_sub(1).map(|i| &segments[i]);
         let Some(link) = segment.link else {
             // Made ready, never used. Then nothing after it was used either, and nothing may say it was.
-            return match witness(segments, i, segment.header.base, state)? {
+            // What is said of the segment before it counts too: it may have been cut where a record ends.
+            let end = before.map_or(segment.header.base, Loaded::end);
+            return match witness(segments, i, end, state)? {
                 Some(by) => Err(damaged(segment, segment::HEADER_BYTES - segment::LINK_BYTES, &by)),
                 None => Ok(i),
             };

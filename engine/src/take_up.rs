@@ -73,10 +73,12 @@ fn count(segment: &Segment, notes: &Notes, catalogue: &mut Replay) -> Result<()>
         }
         // Long passes must not keep memory from being given back.
         guard.repin();
-        if let Ok((record, bytes)) = segment.record_as_it_is(parsed.offset(), guard) {
-            segment.count(record.kind, bytes);
-            take_entry(segment, parsed.offset(), &record, catalogue)?;
-        }
+        // It was checked a moment ago: whatever keeps it from being read now, it is not to be passed over.
+        let (record, bytes) = segment
+            .record_as_it_is(parsed.offset(), guard)
+            .map_err(|defect| segment.no_record(parsed.offset(), defect))?;
+        segment.count(record.kind, bytes);
+        take_entry(segment, parsed.offset(), &record, catalogue)?;
     }
     segment.count(Kind::Set, live);
     notes.buckets.iter().for_each(|id| catalogue.note(*id));
@@ -117,7 +119,10 @@ fn replay_where(commits: &Commits, noted: &[(Arc<Segment>, Notes)], is_ours: imp
             }
             if parsed.is_plain() {
                 commits.replay_plain(segment, parsed, &guard)?;
-            } else if let Ok((record, _)) = segment.record_as_it_is(parsed.offset(), &guard) {
+            } else {
+                let (record, _) = segment
+                    .record_as_it_is(parsed.offset(), &guard)
+                    .map_err(|defect| segment.no_record(parsed.offset(), defect))?;
                 commits.replay(segment, &record, parsed.offset(), &guard)?;
             }
         }
@@ -166,8 +171,9 @@ impl Inserts {
 
 /// Takes all keys of certain buckets out of the directory.
 pub(crate) fn forget_keys(commits: &Commits, gone: impl Fn(u64) -> bool) {
-    let guard = &epoch::pin();
     for shard in 0..commits.directory.shards() {
+        // One a shard: what is read may stay in memory for as long as it is held.
+        let guard = &epoch::pin();
         for place in commits.directory.places(shard, guard) {
             // Damage stays, for whoever reads it; what is gone is swept out.
             let Ok(found) = commits.log.record(place, guard) else { continue };

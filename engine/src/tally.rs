@@ -9,7 +9,8 @@ use crossbeam_epoch as epoch;
 
 use crate::commit::{Commits, PREFETCHED};
 use crate::directory::{At, Place};
-use crate::log::record::Record;
+use crate::error::Result;
+use crate::log::record::{Defect, Record};
 
 /// What a bucket holds; see [`Bucket::stats`](crate::Bucket::stats).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,21 +86,28 @@ impl Tallies {
 
 impl Commits {
     /// What a bucket holds. Exact, if nobody writes to it meanwhile; else each shard's part of it at some moment of the call.
-    pub(crate) fn tally(&self, bucket: u64) -> BucketStats {
+    ///
+    /// # Errors
+    /// `Io` if a record cannot be read for now: nothing of its part of the directory is counted then.
+    pub(crate) fn tally(&self, bucket: u64) -> Result<BucketStats> {
         let mut at = At::default();
         loop {
             // Memory that the directory grows out of is given back in between.
             let guard = &epoch::pin();
             let record = |place: Place| {
-                let (segment, offset) = self.log.locate(place, guard).ok()?;
                 // Damage is not counted, and what is in a segment that is gone means nothing.
-                segment.record_as_it_is(offset, guard).ok().map(|(record, _)| record)
+                let Ok((segment, offset)) = self.log.locate(place, guard) else { return Ok(None) };
+                match segment.record_as_it_is(offset, guard) {
+                    Ok((record, _)) => Ok(Some(record)),
+                    Err(defect @ Defect::Unreadable(_)) => Err(segment.no_record(offset, defect)),
+                    Err(_) => Ok(None),
+                }
             };
             let ask = |places: &[Place]| places.iter().for_each(|place| self.log.prefetch(*place, guard));
-            if !self.directory.count_part(&mut at, guard, PREFETCHED, ask, record) {
+            if !self.directory.count_part(&mut at, guard, PREFETCHED, ask, record)? {
                 break;
             }
         }
-        self.directory.tally(bucket)
+        Ok(self.directory.tally(bucket))
     }
 }

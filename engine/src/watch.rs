@@ -39,6 +39,9 @@ use crate::segment::{HEADER_BYTES, Segment};
 use crate::store::Store;
 use crate::value::{Value, Version};
 
+/// Bytes of log after which what was read may go from memory.
+const REPIN_BYTES: u64 = 1 << 20;
+
 /// Bytes of log without a change to tell that one poll passes over before it lets others run.
 const POLL_BYTES: u64 = 4 << 20;
 
@@ -426,12 +429,18 @@ impl Watch {
             return Ok(Read::Some(first));
         }
         let store = self.store.clone();
-        let (commits, guard) = (&store.0.commits, &epoch::pin());
-        let mut passed = 0;
+        let commits = &store.0.commits;
+        let mut pinned = epoch::pin();
+        let (mut passed, mut repinned) = (0, 0);
         loop {
             if passed >= bytes_max {
                 return Ok(Read::Enough);
             }
+            if passed - repinned >= REPIN_BYTES {
+                repinned = passed;
+                pinned.repin();
+            }
+            let guard = &pinned;
             let At { segment, offset } = self.at.clone();
             if offset >= segment.region.published() {
                 match self.move_on(commits, guard)? {
@@ -504,7 +513,8 @@ impl Watch {
             let name = dropped_name(record)?;
             let known = |names: &HashMap<u64, Arc<str>>| names.iter().find(|(_, n)| ***n == *name).map(|(id, _)| *id);
             let bucket = match &self.only {
-                Some(only) => known(only)?,
+                // Where the one that is watched lives, it was an older one of that name.
+                Some(only) => known(only).filter(|id| commits.catalogue.by_id(*id).is_none())?,
                 None => known(&self.names).unwrap_or(CATALOGUE),
             };
             self.names.remove(&bucket);

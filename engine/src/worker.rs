@@ -97,6 +97,7 @@ impl Drop for Fuse<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.poison(Error::new(ErrorKind::Poisoned, "the background thread has panicked"));
+            self.0.wake_waiting();
         }
     }
 }
@@ -171,6 +172,7 @@ impl Jobs {
             Err(e) if e.kind() == ErrorKind::NoSpace => Next::WhenSpace,
             Err(e) => {
                 commits.poison(e);
+                commits.wake_waiting();
                 return None;
             }
         };

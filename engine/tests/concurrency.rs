@@ -223,3 +223,40 @@ fn a_value_stays_what_it_was() {
         assert_eq!(&bytes[..], b"first");
     });
 }
+
+/// A close meets writers that were let in before it: each is told that the store is closed, and what was acknowledged is there.
+/// Where one was not, it looked for room for ever.
+#[test]
+fn a_close_among_writers_lets_each_of_them_end() {
+    for round in 0..40u64 {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let options = || Options::new().durability(Durability::Os).segment_bytes_max(64 << 10);
+        let store = Store::open(&path, options()).unwrap();
+        let bucket = store.bucket("b").unwrap();
+        let written: Vec<u64> = std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..2u8)
+                .map(|thread| {
+                    let bucket = &bucket;
+                    scope.spawn(move || {
+                        let key = |i: u64| [&[thread][..], &i.to_le_bytes()].concat();
+                        (0..).take_while(|i| bucket.set(&key(*i), &[7; 700]).is_ok()).count() as u64
+                    })
+                })
+                .collect();
+            while store.stats().log_bytes < (32 << 10) * (round % 5) {
+                std::thread::yield_now();
+            }
+            store.clone().close().unwrap();
+            writers.into_iter().map(|writer| writer.join().unwrap()).collect()
+        });
+        drop((bucket, store));
+        let store = Store::open(&path, options()).unwrap();
+        let bucket = store.bucket("b").unwrap();
+        for (thread, count) in (0..).zip(written) {
+            for i in 0..count {
+                assert!(bucket.exists(&[&[thread][..], &i.to_le_bytes()].concat()).unwrap(), "{i} of {count}");
+            }
+        }
+    }
+}

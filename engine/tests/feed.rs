@@ -127,6 +127,20 @@ fn a_bucket_that_is_dropped_is_one_event_and_its_history_stays() {
 }
 
 #[test]
+fn the_end_of_an_older_bucket_of_the_same_name_is_none_of_this_one() {
+    let store = Store::in_memory(Options::new()).unwrap();
+    store.bucket("b").unwrap().set(b"old", b"").unwrap();
+    assert!(store.drop_bucket("b").unwrap());
+    let bucket = store.bucket("b").unwrap();
+    bucket.set(b"new", b"").unwrap();
+    let mut watch = bucket.watch(WatchFrom::Oldest).unwrap();
+    assert_eq!(told(watch.try_next().unwrap().unwrap()), [set("b", b"new", b"")]);
+    assert!(watch.try_next().unwrap().is_none());
+    assert!(store.drop_bucket("b").unwrap());
+    assert_eq!(told(watch.try_next().unwrap().unwrap()), [set("b", b"", b"the bucket was dropped")]);
+}
+
+#[test]
 fn a_watch_can_begin_at_any_commit_and_nowhere_else() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path().join("store"), Options::new().durability(Durability::Os)).unwrap();

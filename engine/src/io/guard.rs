@@ -141,9 +141,13 @@ extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, context
 /// Does what would have been done without us.
 fn call_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let before = PREVIOUS.get();
+    // Sent by somebody, not raised by an instruction that would be tried again.
+    // SAFETY: the system passes a valid `siginfo_t`.
+    let sent = unsafe { (*info).si_code } <= 0;
     match before.map(|before| (before.sa_sigaction, before.sa_flags & libc::SA_SIGINFO != 0)) {
-        Some((handler, _)) if handler == libc::SIG_DFL || handler == libc::SIG_IGN => default(signal),
-        None => default(signal),
+        Some((handler, _)) if handler == libc::SIG_IGN && sent => {}
+        Some((handler, _)) if handler == libc::SIG_DFL || handler == libc::SIG_IGN => default(signal, sent),
+        None => default(signal, sent),
         Some((handler, true)) => {
             // SAFETY: whoever installed it said that it is a function of this signature.
             let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) =
@@ -158,13 +162,18 @@ fn call_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::
     }
 }
 
-/// The instruction is tried again when the handler returns, and then ends the process as it would have without us.
-fn default(signal: libc::c_int) {
+/// The instruction is tried again when the handler returns, and then ends the process as it would have without us; where
+/// there is none, the signal is raised again.
+fn default(signal: libc::c_int, sent: bool) {
     // SAFETY: all zero is the default action, without flags and with no other signal blocked.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = libc::SIG_DFL;
     // SAFETY: sets the default action.
     unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) };
+    if sent {
+        // SAFETY: sends this thread a signal; async-signal-safe.
+        unsafe { libc::raise(signal) };
+    }
 }
 
 #[cfg(test)]

@@ -104,6 +104,8 @@ struct Grow {
     next: Option<Arc<Segment>>,
     number: u64,
     base: u64,
+    /// The store was closed: nothing is made ready or taken over any more.
+    closed: bool,
 }
 
 /// Where a log that was recovered goes on.
@@ -202,6 +204,7 @@ impl Log {
                 next: None,
                 number: resume.number,
                 base: resume.base.next_multiple_of(PAGE_BYTES),
+                closed: false,
             }),
             unsynced: Mutex::default(),
             unsealed: Mutex::default(),
@@ -306,6 +309,9 @@ impl Log {
     #[cold]
     fn make_room(&self, active: &Arc<Segment>, bytes: u64, kept: u64, guard: &Guard) -> Result<()> {
         let mut grow = self.grow.lock();
+        if grow.closed {
+            return Err(Error::new(ErrorKind::Poisoned, "the store was closed"));
+        }
         if !Arc::ptr_eq(active, self.active.load(guard)) {
             return Ok(());
         }
@@ -848,11 +854,13 @@ impl Log {
 
     /// Seals all, gives unused space back and writes down that the store was closed. No writer may be left.
     pub(crate) fn close(&self) -> Result<()> {
+        // A writer that was let in before the store was closed finds no room from here on.
+        let mut grow = self.grow.lock();
+        grow.closed = true;
         self.sync(false)?;
         while self.has_closed() {
             self.seal()?;
         }
-        let mut grow = self.grow.lock();
         if let Some(unused) = grow.next.take() {
             let remove = Edit::Remove { segment: unused.header.number, durable: self.durable() };
             self.manifest.lock().append(remove)?;
