@@ -10,7 +10,7 @@
 //!
 //! Lock order: shard locks (by number), then the group's, then the log's. The leader holds none while it syncs.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
@@ -93,6 +93,22 @@ pub(crate) enum Decision<'a, T> {
 pub(crate) enum Outcome<T> {
     Kept(T),
     Written(u64),
+}
+
+/// Whether two writes of a batch may be to one key.
+fn repeats(hashes: &[u64]) -> bool {
+    let mut sorted = hashes.to_vec();
+    sorted.sort_unstable();
+    sorted.windows(2).any(|two| two[0] == two[1])
+}
+
+/// Of each write of a batch, whether a later one is to the same key.
+#[cold]
+fn superseded(writes: &[Write<'_>]) -> Vec<bool> {
+    let mut later = HashSet::with_capacity(writes.len());
+    let mut superseded: Vec<bool> = writes.iter().rev().map(|w| !later.insert((w.bucket, w.key))).collect();
+    superseded.reverse();
+    superseded
 }
 
 /// A result and the log position up to which the log must be durable before it may be told.
@@ -434,7 +450,7 @@ impl Commits {
         let mut group = self.group.lock();
         let mut space = self.reserve(bytes, record.purpose(), guard)?;
         let appended = space.appended(0, bytes);
-        let write = PendingWrite { hash, place: appended.place, end: appended.end };
+        let write = PendingWrite { hash, place: appended.place, end: appended.end, superseded: false };
         let (start, end) = (appended.position, appended.end);
         group.queue.push_back(Queued { start, end, writes: Writes::One(write) });
         drop(group);
@@ -514,8 +530,9 @@ impl Commits {
         let mut shards = self.directory.lock_all(&hashes);
         let mut counting = Vec::new();
         let mut writes = writes;
+        let repeats = repeats(&hashes);
         if writes.iter().any(|write| write.value.is_none()) {
-            let (void, after) = self.void_deletes(writes, &hashes, &mut shards, guard)?;
+            let (void, after) = self.void_deletes(writes, &hashes, repeats, &mut shards, guard)?;
             if void.len() == writes.len() {
                 return Ok(Told { value: 0, after });
             }
@@ -526,6 +543,7 @@ impl Commits {
                 writes = &counting;
             }
         }
+        let superseded = if repeats { superseded(writes) } else { Vec::new() };
         let members_bytes = writes.iter().map(|w| w.record().bytes()).sum();
         let header = Record { mark: self.log.take_mark(), ..Record::batch(writes.len() as u64, members_bytes) };
         let total = header.bytes() + members_bytes;
@@ -540,11 +558,13 @@ impl Commits {
         let places: Vec<PendingWrite> = writes
             .iter()
             .zip(&hashes)
-            .map(|(write, &hash)| {
+            .enumerate()
+            .map(|(i, (write, &hash))| {
                 let bytes = write.record().bytes();
                 let appended = space.appended(at, bytes);
                 at += bytes;
-                PendingWrite { hash, place: appended.place, end }
+                let superseded = superseded.get(i).is_some_and(|superseded| *superseded);
+                PendingWrite { hash, place: appended.place, end, superseded }
             })
             .collect();
         if let Some(group) = &mut group {
@@ -568,7 +588,11 @@ impl Commits {
         shards.begin();
         for (writes, places) in writes.chunks(PREFETCHED).zip(places.chunks(PREFETCHED)) {
             self.prefetch(places.iter().map(|place| place.hash), guard);
-            for (write, &PendingWrite { hash, place, .. }) in writes.iter().zip(places) {
+            for (write, &PendingWrite { hash, place, superseded, .. }) in writes.iter().zip(places) {
+                if superseded {
+                    self.pass_over(place, guard)?;
+                    continue;
+                }
                 let shard = shards.of(hash);
                 let mut found = None;
                 // Nothing newer can be found: the locks were taken before the space was.
@@ -581,19 +605,29 @@ impl Commits {
         Ok(Told { value: end, after: 0 })
     }
 
+    /// A record that a later one of its own batch replaces is dead from the start: shown first and replaced then, it would be seen by
+    /// readers of one key, who look at no instant but their own.
+    #[cold]
+    fn pass_over(&self, place: Place, guard: &Guard) -> Result<()> {
+        let Found { segment, bytes, record, .. } = self.log.record(place, guard)?;
+        if record.kind == Kind::Set {
+            segment.sub_live(bytes);
+        }
+        Ok(())
+    }
+
     /// Which writes of a batch delete a key that has no value when its turn comes, rising: nothing is written of them. And the
     /// log position up to which the log must be durable before that may be told.
     fn void_deletes(
         &self,
         writes: &[Write<'_>],
         hashes: &[u64],
+        repeats: bool,
         shards: &mut ShardGuards<'_>,
         guard: &Guard,
     ) -> Result<(Vec<usize>, u64)> {
         // Whether a key has a value after the writes of the batch so far: where two of them may be to one key.
-        let mut sorted = hashes.to_vec();
-        sorted.sort_unstable();
-        let mut said = sorted.windows(2).any(|two| two[0] == two[1]).then(HashMap::new);
+        let mut said = repeats.then(HashMap::new);
         let (mut void, mut after) = (Vec::new(), 0);
         for from in (0..writes.len()).step_by(PREFETCHED) {
             let to = (from + PREFETCHED).min(writes.len());
@@ -745,7 +779,11 @@ impl Commits {
     }
 
     fn apply_one(&self, shard: &mut ShardGuard<'_>, write: &PendingWrite, guard: &Guard) -> Result<()> {
-        self.point_if_newer(shard, write.hash, write.place, guard)?;
+        if write.superseded {
+            self.pass_over(write.place, guard)?;
+        } else {
+            self.point_if_newer(shard, write.hash, write.place, guard)?;
+        }
         if let Some(at) = shard.held.pending.iter().position(|p| p.place == write.place) {
             shard.held.pending.remove(at);
         }

@@ -217,6 +217,8 @@ pub(crate) struct PendingWrite {
     pub(crate) hash: u64,
     pub(crate) place: Place,
     pub(crate) end: u64,
+    /// A later write of its batch is to the same key: it never becomes visible.
+    pub(crate) superseded: bool,
 }
 
 /// One of several keys read at one instant.

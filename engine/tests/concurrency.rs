@@ -101,7 +101,11 @@ fn of_equal_keys_in_a_batch_the_last_wins_for_every_reader() {
             let first = seen[0].as_deref();
             assert!(first.is_none_or(|value| value.len() == 4), "a value that was overwritten in its own batch");
             assert!(seen.iter().all(|value| value.as_deref() == first));
-            assert!(!bucket.exists(b"set and deleted").unwrap());
+            for _ in 0..200 {
+                assert!(!bucket.exists(b"set and deleted").unwrap(), "of one instant, in the middle of a batch");
+                let last = bucket.get(keys[0].as_bytes()).unwrap();
+                assert!(last.is_none_or(|value| value.len() == 4), "as above");
+            }
             first.map(|value| u32::from_le_bytes(value.try_into().unwrap()))
         };
         std::thread::scope(|scope| {
