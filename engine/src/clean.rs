@@ -21,8 +21,8 @@ use crossbeam_epoch::{self as epoch, Guard};
 
 use crate::commit::Commits;
 use crate::error::{Error, ErrorKind, Result};
-use crate::log::Appended;
 use crate::log::record::{Kind, Record};
+use crate::log::{Appended, SLOTS_MAX, slots_of};
 use crate::seeded::{Bug, seeded};
 use crate::segment::{HEADER_BYTES, Segment};
 
@@ -55,6 +55,13 @@ pub(crate) fn brake(log_bytes: u64, live_bytes: u64) -> Duration {
 /// Under this much dead data nobody is asked to wait: a disk that writes 140 MB/s needs some seconds for it, and a burst of
 /// writes is over by then.
 const BRAKE_DEAD_BYTES_MIN: u64 = 512 << 20;
+
+/// What writers are to pause for every 256 KiB logged, while segments that are mostly dead take so many address slots: where
+/// segments are small, a log runs out of these long before what is dead weighs anything.
+fn brake_for_slots(dead_slots: usize) -> Duration {
+    let over = dead_slots.saturating_sub(SLOTS_MAX / 16) as f64;
+    PAUSE_MAX.mul_f64(over / (SLOTS_MAX / 8) as f64)
+}
 
 /// What is known of a segment that may be cleaned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,12 +169,14 @@ impl Cleaner {
     }
 
     fn set_brake(&self, commits: &Commits, guard: &Guard) {
-        let (mut bytes, mut live) = (0, 0);
+        let (mut bytes, mut live, mut dead_slots) = (0, 0, 0);
         for segment in commits.log.segments(guard) {
-            bytes += segment.region.published();
-            live += segment.live_bytes() + segment.tombstone_bytes();
+            let (all, lives) = (segment.region.published(), segment.live_bytes() + segment.tombstone_bytes());
+            bytes += all;
+            live += lives;
+            dead_slots += if lives < all / 2 { slots_of(segment.header.capacity) } else { 0 };
         }
-        commits.log.set_brake(brake(bytes, live));
+        commits.log.set_brake(brake(bytes, live).max(brake_for_slots(dead_slots)));
     }
 
     fn work(&mut self, commits: &Commits, mood: Mood, guard: &Guard) -> Result<Progress> {
@@ -379,6 +388,8 @@ mod tests {
         let at = |dead: usize| pauses[dead - 100];
         assert!(at(200).is_zero() && !at(210).is_zero());
         assert_eq!((at(400), at(600), at(1000)), (PAUSE_GENTLE, PAUSE_MAX, PAUSE_MAX));
+        assert!(brake_for_slots(SLOTS_MAX / 16).is_zero(), "32 GiB in segments of the usual size");
+        assert!(brake_for_slots(SLOTS_MAX / 2) > 3 * PAUSE_MAX, "long before addresses run out");
     }
 
     #[test]
