@@ -8,10 +8,11 @@ use std::fs::{self, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::map::{Map, Private, mapping_is_a_hazard};
 use super::window::Budget;
-use super::{Disk, File};
+use super::{Disk, File, pause};
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::Options;
 
@@ -51,7 +52,7 @@ impl RealDisk {
             }
             Error::path("cannot open", &path, e)
         })?;
-        take_lock(&lock, dir)?;
+        take_lock(|| lock.try_lock(), dir)?;
         let (unmapped, guards) = how.unmapped(|| mapping_is_a_hazard(dir, false));
         Ok(RealDisk { dir: dir.to_owned(), read_only: false, unmapped, guards, _lock: Some(lock) })
     }
@@ -62,11 +63,7 @@ impl RealDisk {
         let path = dir.join(LOCK_FILE);
         let lock = match options(false).open(&path) {
             Ok(lock) => {
-                match lock.try_lock_shared() {
-                    Ok(()) => {}
-                    Err(TryLockError::WouldBlock) => return Err(locked(dir)),
-                    Err(TryLockError::Error(e)) => return Err(Error::path("cannot lock", &path, e)),
-                }
+                take_lock(|| lock.try_lock_shared(), dir)?;
                 Some(lock)
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound && dir.is_dir() => None,
@@ -82,12 +79,17 @@ fn locked(dir: &Path) -> Error {
     Error::new(ErrorKind::Locked, message)
 }
 
-fn take_lock(lock: &fs::File, dir: &Path) -> Result<()> {
-    match lock.try_lock() {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(locked(dir)),
-        Err(TryLockError::Error(e)) => Err(Error::path("cannot lock", dir.join(LOCK_FILE), e)),
+/// Tries again for some 40 ms: a child that the last holder's process is just starting has its files, and so its lock, until it
+/// becomes another program.
+fn take_lock(attempt: impl Fn() -> std::result::Result<(), TryLockError>, dir: &Path) -> Result<()> {
+    for pause_ms in [1, 2, 4, 8, 25, 0] {
+        match attempt() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => pause(Duration::from_millis(pause_ms)),
+            Err(TryLockError::Error(e)) => return Err(Error::path("cannot lock", dir.join(LOCK_FILE), e)),
+        }
     }
+    Err(locked(dir))
 }
 
 /// Makes the directory and has its name survive a power cut.
