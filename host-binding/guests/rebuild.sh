@@ -109,8 +109,10 @@ build_shape() { # SHAPE
 build_proxy_c() {
     need_c_tools
     local manifest bindings=$work_dir/proxy-c wit=$work_dir/proxy-wit core=$work_dir/proxy-c.core.wasm
-    manifest=$(cargo metadata --format-version 1 --locked --manifest-path "$guests_dir/../Cargo.toml" |
-        grep -o '"manifest_path":"[^"]*/wasmtime-wasi-http-[^"]*"' | head -n 1 | cut -d '"' -f 4)
+    # All of it is read before any is looked at: under `pipefail` a pipe that is closed early is a failure.
+    manifest=$(cargo metadata --format-version 1 --locked --features serve --manifest-path "$guests_dir/../Cargo.toml")
+    manifest=$(grep -o '"manifest_path":"[^"]*/wasmtime-wasi-http-[^"]*"' <<<"$manifest" | cut -d '"' -f 4)
+    [ -n "$manifest" ] || die "cargo does not say where wasmtime-wasi-http is"
     rm -rf "$wit" && mkdir -p "$wit/deps/keyvalue"
     cp "$(dirname "$manifest")"/wit/deps/*.wit "$wit/deps/"
     cp "$wit_dir"/*.wit "$wit/deps/keyvalue/"
