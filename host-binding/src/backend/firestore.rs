@@ -2,8 +2,8 @@
 //! the provider's own chain (a service account's file, the user's, the machine's); an `endpoint` of `http://`, or the variable
 //! `FIRESTORE_EMULATOR_HOST`, is an emulator and gets none.
 //!
-//! A bucket is a collection, `P` + its name, escaped + `:`; a key is a document, `k` + the key in [an order-preserving
-//! spelling](document_id), since the service refuses `/`, `.`, `__x__` and nothing at all.
+//! A bucket is a collection, `P` + its name, escaped + `:`; a key is a document, `k` + the key in an order-preserving
+//! spelling, since the service refuses `/`, `.`, `__x__` and nothing at all.
 //!
 //! | field | what it holds                                     |
 //! |   `v` | the value                                         |
