@@ -6,6 +6,7 @@
 use crate::failure::Failure;
 use kvasi_wasmtime::Shapes;
 use std::path::Path;
+use std::time::Duration;
 use wasmtime::component::Component;
 use wasmtime::{Config, Engine};
 
@@ -43,6 +44,18 @@ pub(crate) fn shown(error: &wasmtime::Error) -> String {
     let escaped = |c: char| if c == '\n' { c.to_string() } else { c.escape_debug().to_string() };
     let plain = |c: char| matches!(c, '\'' | '"' | '\\');
     format!("{error:?}").chars().map(|c| if plain(c) { c.to_string() } else { escaped(c) }).collect()
+}
+
+/// Counts the engine's epochs for as long as the engine is there, on a thread of its own: it must go on when all others are in guests.
+pub(crate) fn clock(engine: &Engine, epoch: Duration) {
+    let engine = engine.weak();
+    std::thread::spawn(move || {
+        while let Some(engine) = engine.upgrade() {
+            engine.increment_epoch();
+            drop(engine);
+            std::thread::sleep(epoch);
+        }
+    });
 }
 
 /// Reads and compiles a component.

@@ -7,8 +7,8 @@
 //! Invariants: 1. A request has its place until its instance is gone, whatever the client does meanwhile. 2. An instance is used
 //! for one request. 3. The access log holds no header and no query: they may be secrets.
 //!
-//! A guest that computes is stopped at ticks of the epoch, between which it gives the thread to others; requests that it makes
-//! itself are refused.
+//! A guest that computes is interrupted at ticks of the epoch: it gives its thread to others, or is stopped if its time is up. The
+//! ticks come from a thread outside the runtime, whose threads may all be in guests. Requests that a guest makes are refused.
 
 use crate::args::ServeArgs;
 use crate::component::{self, World};
@@ -29,7 +29,9 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use wasmtime::component::{Linker, ResourceTable};
-use wasmtime::{Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, StoreLimits, StoreLimitsBuilder};
+use wasmtime::{
+    Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, StoreLimits, StoreLimitsBuilder, UpdateDeadline,
+};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
@@ -37,6 +39,8 @@ use wasmtime_wasi_http::{RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView,
 
 /// How long a guest computes before it gives its thread to another.
 const TICK: Duration = Duration::from_millis(10);
+/// Tasks that a thread polls before it looks for connections and timers.
+const POLLS: u32 = 4;
 /// How long a client may take for the head of a request.
 const HEAD: Duration = Duration::from_secs(10);
 /// Core instances, memories and tables that a component may have: what tools make of one program stays far below.
@@ -88,6 +92,18 @@ impl WasiHttpHooks for NoRequests {
     }
 }
 
+/// Why a guest that computes is stopped.
+#[derive(Debug)]
+struct TimeUp;
+
+impl std::fmt::Display for TimeUp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the time of the request was up")
+    }
+}
+
+impl std::error::Error for TimeUp {}
+
 /// What all requests share.
 struct Server {
     proxy: ProxyPre<Host>,
@@ -100,6 +116,7 @@ struct Server {
 
 pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let engine = engine(args)?;
+    component::clock(&engine, TICK);
     let proxy = proxy(&engine, args)?;
     let metrics =
         args.metrics.map(|at| crate::metrics::Endpoint::install().map(|endpoint| (at, endpoint))).transpose()?;
@@ -117,6 +134,8 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // A write under a quota holds its thread until it is on the disk.
         .worker_threads(std::thread::available_parallelism().map_or(8, |cores| cores.get() * 4))
+        // A guest that computes is polled again at once, for a tick each time: connections and timers get their turn soon all the same.
+        .event_interval(POLLS)
         .enable_all()
         .build()
         .map_err(|error| Failure::new(format!("cannot start threads: {error}")))?;
@@ -126,10 +145,7 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
             tokio::spawn(endpoint.serve(listener));
         }
         let listener = listen(args.listen).await?;
-        let ticks = tick(engine);
-        let cut = accept(&listener, &server, Duration::from_millis(args.grace_ms.into()), args).await;
-        ticks.abort();
-        cut
+        accept(&listener, &server, Duration::from_millis(args.grace_ms.into()), args).await
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
     served?;
@@ -191,17 +207,6 @@ fn proxy(engine: &Engine, args: &ServeArgs) -> Result<ProxyPre<Host>, Failure> {
 
 async fn listen(at: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(at).await.map_err(|error| Failure::new(format!("cannot listen at {at}: {error}")))
-}
-
-/// Moves the engine's clock.
-fn tick(engine: Engine) -> tokio::task::JoinHandle<()> {
-    tokio::spawn(async move {
-        let mut ticks = tokio::time::interval(TICK);
-        loop {
-            ticks.tick().await;
-            engine.increment_epoch();
-        }
-    })
 }
 
 /// Serves until a signal, then for as long as requests are at work, but no longer than `grace`.
@@ -326,11 +331,16 @@ impl Server {
         sender: oneshot::Sender<Result<Response<WasiBody>, ErrorCode>>,
         place: OwnedSemaphorePermit,
     ) -> StatusCode {
+        let (begun, limit) = (Instant::now(), self.request_time);
         let call = async {
             let mut store = Store::new(self.proxy.engine(), self.host());
             store.limiter(|host| &mut host.limits);
             store.set_epoch_deadline(1);
-            store.epoch_deadline_async_yield_and_update(1);
+            // A guest that computes is stopped here, whatever the runtime's timers are waiting for.
+            store.epoch_deadline_callback(move |_| match begun.elapsed() < limit {
+                true => Ok(UpdateDeadline::Yield(1)),
+                false => Err(wasmtime::Error::new(TimeUp)),
+            });
             kvasi_wasmtime::limit_store(&mut store);
             let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
             let out = store.data_mut().http().new_response_outparam(sender)?;
@@ -338,19 +348,24 @@ impl Server {
             proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out).await
         };
         // What is dropped at the end of the time is the instance itself, wherever it is.
-        let ended = tokio::time::timeout(self.request_time, call).await;
+        let ended = tokio::time::timeout(limit, call).await;
         drop(place);
+        let ended = match ended {
+            Ok(Err(error)) if error.is::<TimeUp>() => None,
+            Ok(ended) => Some(ended),
+            Err(_elapsed) => None,
+        };
         match ended {
-            Ok(Ok(())) => {
+            Some(Ok(())) => {
                 tracing::debug!("the component returned without an answer, or after it");
                 StatusCode::BAD_GATEWAY
             }
-            Ok(Err(error)) => {
+            Some(Err(error)) => {
                 tracing::error!("the component trapped: {}", component::shown(&error));
                 StatusCode::INTERNAL_SERVER_ERROR
             }
-            Err(_elapsed) => {
-                tracing::warn!(ms = self.request_time.as_millis() as u64, "the component was stopped, its time was up");
+            None => {
+                tracing::warn!(ms = limit.as_millis() as u64, "the component was stopped, its time was up");
                 StatusCode::GATEWAY_TIMEOUT
             }
         }

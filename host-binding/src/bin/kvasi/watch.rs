@@ -73,14 +73,7 @@ fn engine() -> Result<Engine, Failure> {
     let mut config = wasmtime::Config::new();
     config.concurrency_support(false).epoch_interruption(true).wasm_component_model_implements(true);
     let engine = Engine::new(&config).map_err(|error| Failure::new(format!("wasmtime does not start: {error:#}")))?;
-    let clock = engine.weak();
-    std::thread::spawn(move || {
-        while let Some(engine) = clock.upgrade() {
-            engine.increment_epoch();
-            drop(engine);
-            std::thread::sleep(EPOCH);
-        }
-    });
+    component::clock(&engine, EPOCH);
     Ok(engine)
 }
 
