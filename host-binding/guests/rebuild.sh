@@ -5,7 +5,9 @@ set -euo pipefail
 usage="usage: rebuild.sh [--c-only | --rust-only] [--out DIR] [--any-version] [GUEST...]
 GUEST is one of visits-c, visits-rust, probe-c, probe-rust, proxy-c, and of probe-draft-c, probe-draft2-b-c, probe-draft2-c-c,
 probe-wasmcloud-c, the same probe against the other shapes of the interface; without any, all of them are built.
+visits-python and visits-js, 18 and 12 MB, are built by name or by --scripted only.
   --c-only, --rust-only  only the guests in that language
+  --scripted             those in Python and JavaScript, into target/scripted, where the tests find them
   --out DIR              write into DIR instead of prebuilt/
   --any-version          use the tools that are there, whatever their version"
 
@@ -13,6 +15,8 @@ probe-wasmcloud-c, the same probe against the other shapes of the interface; wit
 zig_version=0.17.1
 wit_bindgen_version=0.63.0
 wasm_tools_version=1.262.0
+componentize_py_version=0.25.1
+componentize_js_version=0.19.3
 rust_minor_min=95 # of Rust 1.x, for both routes
 
 die() { echo "rebuild.sh: $*" >&2; exit 1; }
@@ -30,8 +34,10 @@ while [ $# -gt 0 ]; do
     --rust-only) language=rust ;;
     --out) shift; out_dir=${1:?$usage} ;;
     --any-version) any_version=yes ;;
+    --scripted) guests+=(visits-python visits-js); out_dir=$work_dir/scripted ;;
     visits-c | visits-rust | probe-c | probe-rust | probe-draft-c | probe-draft2-b-c | probe-draft2-c-c | probe-wasmcloud-c | proxy-c)
         guests+=("$1") ;;
+    visits-python | visits-js) guests+=("$1") ;;
     -h | --help) echo "$usage"; exit ;;
     *) echo "$usage" >&2; exit 2 ;;
     esac
@@ -123,6 +129,35 @@ build_proxy_c() {
     wasm-tools component new "$core" -o "$work_dir/proxy-c.wasm"
 }
 
+# The interface with as much of wasi:cli as the scripted guests import and export.
+scripted_wit() {
+    rm -rf "$work_dir/wit-scripted"
+    mkdir -p "$work_dir/wit-scripted/deps/keyvalue"
+    cp "$guests_dir/scripted/visits.wit" "$work_dir/wit-scripted"
+    cp -r "$guests_dir/scripted/wasi-cli" "$work_dir/wit-scripted/deps"
+    cp "$wit_dir"/*.wit "$work_dir/wit-scripted/deps/keyvalue"
+}
+
+build_python() { # NAME
+    need_wasm_tools
+    need componentize-py $componentize_py_version "$(componentize-py --version 2>/dev/null | cut -d ' ' -f 2)" \
+        "pip install componentize-py==$componentize_py_version"
+    scripted_wit
+    componentize-py -d "$work_dir/wit-scripted" -w visits componentize -p "$guests_dir/$1-python" app \
+        -o "$work_dir/$1-python.wasm" >/dev/null
+}
+
+build_js() { # NAME
+    need_wasm_tools
+    command -v npm >/dev/null || die "npm is missing. Install Node.js 22 or newer."
+    scripted_wit
+    mkdir -p "$work_dir/js"
+    cp "$guests_dir/scripted/componentize.mjs" "$work_dir/js"
+    npm install --silent --no-audit --no-fund --prefix "$work_dir/js" \
+        "@bytecodealliance/componentize-js@$componentize_js_version"
+    node "$work_dir/js/componentize.mjs" "$guests_dir/$1-js/app.js" "$work_dir/wit-scripted" "$work_dir/$1-js.wasm"
+}
+
 # Two routes. `wasip2` is rustup's target of that name. `unknown` serves a machine without it, such
 # as Debian's rustc-web: the standard library is built from its sources for wasm32-unknown-unknown.
 # The first rustc on PATH that has the target wins, then the first that has the sources.
@@ -183,6 +218,8 @@ for guest in "${guests[@]}"; do
     proxy-c) build_proxy_c ;;
     *-c) build_c "${guest%-c}" ;;
     *-rust) build_rust "${guest%-rust}" ;;
+    *-python) build_python "${guest%-python}" ;;
+    *-js) build_js "${guest%-js}" ;;
     esac
     wasm-tools strip --all "$work_dir/$guest.wasm" -o "$work_dir/$guest.stripped.wasm"
     wasm-tools validate "$work_dir/$guest.stripped.wasm"

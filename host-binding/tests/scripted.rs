@@ -1,0 +1,48 @@
+//! The example in Python and in JavaScript prints what its twins in C and Rust print, over the store that they left.
+//!
+//! The two are 18 and 12 MB, so they are not committed: `host-binding/guests/rebuild.sh --scripted` builds them, or `KVASI_SCRIPTED` names the folder where they are. A test without its guest says so and passes, unless
+//! that variable is set.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn guests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("guests")
+}
+
+/// Visits by these guests in turn, over one store: what each printed.
+fn visits(guests: &[PathBuf]) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let visit = |(guest, name): (&PathBuf, &str)| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kvasi"));
+        let output = command.arg("run").arg(guest).args(["--", name]).current_dir(dir.path()).output().unwrap();
+        assert!(output.status.success(), "{}: {}", guest.display(), String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    guests.iter().zip(["ada", "blaise", "ada", "grace"]).map(visit).collect()
+}
+
+fn agrees_with_its_twins(name: &str) {
+    let named = std::env::var_os("KVASI_SCRIPTED").map(PathBuf::from);
+    let guest = named.clone().unwrap_or_else(|| guests().join("target/scripted")).join(format!("{name}.wasm"));
+    if !guest.exists() {
+        assert!(named.is_none(), "there is no {}", guest.display());
+        println!("skipped: {} is not built; guests/README.md says how", guest.display());
+        return;
+    }
+    let (c, rust) = (guests().join("prebuilt/visits-c.wasm"), guests().join("prebuilt/visits-rust.wasm"));
+    let expected = visits(&[c.clone(), c.clone(), rust.clone(), c.clone()]);
+    assert_eq!(visits(&[guest.clone(), c, guest.clone(), guest]), expected);
+}
+
+#[test]
+fn python_agrees_with_its_twins() {
+    agrees_with_its_twins("visits-python");
+}
+
+#[test]
+fn javascript_agrees_with_its_twins() {
+    agrees_with_its_twins("visits-js");
+}
