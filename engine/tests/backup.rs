@@ -188,7 +188,8 @@ fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = std::fs::read_dir(dir)
         .unwrap()
         .map(|file| file.unwrap())
-        .map(|file| (file.file_name().into_string().unwrap(), std::fs::read(file.path()).unwrap()))
+        // On Windows a file whose removal waits for a mapping is listed and not there.
+        .filter_map(|file| Some((file.file_name().into_string().unwrap(), std::fs::read(file.path()).ok()?)))
         .collect();
     files.sort();
     files

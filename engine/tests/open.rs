@@ -135,14 +135,16 @@ fn a_flipped_byte_of_a_closed_log_is_an_error_with_file_and_offset() {
     for log in logs(&dir.path()) {
         let good = fs::read(&log).unwrap();
         let name = log.file_name().unwrap().to_str().unwrap().to_owned();
-        for at in (0..good.len()).step_by(good.len() / 40) {
+        // Where a file that is mapped cannot be cut, what was made ahead of the log stays behind its end, and is nobody's.
+        let used = good.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+        for at in (0..used).step_by(used / 40) {
             let mut bad = good.clone();
             bad[at] ^= 0x20;
             fs::write(&log, &bad).unwrap();
             let text = refused(&dir.path(), ErrorKind::Corrupt);
             assert!(text.contains(&name) && text.contains("byte"), "{text}");
         }
-        for len in (0..good.len()).step_by(good.len() / 40) {
+        for len in (0..used).step_by(used / 40) {
             fs::write(&log, &good[..len]).unwrap();
             refused(&dir.path(), ErrorKind::Corrupt);
         }
@@ -158,12 +160,11 @@ fn an_unclean_log_loses_a_torn_tail_and_nothing_else() {
     let snapshot = contents(&dir.path());
     drop(store);
     // The store as a power cut might leave it: the last segment cut at some byte of the last records.
-    let copy = Dir::new();
     let last = snapshot.keys().rfind(|name| name.ends_with(".log") && snapshot[*name].iter().skip(72).any(|b| *b != 0));
     let last = last.unwrap().clone();
     let used = snapshot[&last].iter().rposition(|b| *b != 0).unwrap();
     for cut in (used - 1200..used).step_by(7) {
-        let _ = fs::remove_dir_all(copy.path());
+        let copy = Dir::new();
         fs::create_dir(copy.path()).unwrap();
         for (name, bytes) in &snapshot {
             let mut bytes = bytes.clone();

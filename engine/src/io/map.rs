@@ -295,17 +295,20 @@ pub(crate) struct Full;
 impl Memory {
     /// A guarded mapping, if `disk` asks for one and there can be one more.
     fn guarded(disk: &dyn Disk, file: &Arc<dyn File>, bytes: u64, writable: bool) -> io::Result<Option<Memory>> {
-        #[cfg(target_os = "linux")]
-        if disk.guards() {
-            let map = file.map(bytes, writable)?;
-            let guarded = Guarded::new(map.memory.as_ptr(), map.memory.len())?;
-            return Ok(guarded.map(|guarded| Memory::Guarded { guarded, map, file: file.clone() }));
+        if !disk.guards() {
+            return Ok(None);
         }
-        let _ = (disk, file, bytes, writable);
+        let map = file.map(bytes, writable)?;
+        #[cfg(target_os = "linux")]
+        if let Some(guarded) = Guarded::new(map.memory.as_ptr(), map.memory.len())? {
+            return Ok(Some(Memory::Guarded { guarded, map, file: file.clone() }));
+        }
+        drop(map);
         Ok(None)
     }
 
     /// The mapping, if there is one.
+    #[cfg(target_os = "linux")]
     fn map(&self) -> Option<&Map> {
         match self {
             Memory::Mapped(map) => Some(map),
@@ -327,6 +330,7 @@ impl Memory {
     }
 }
 
+#[cfg(target_os = "linux")]
 #[cold]
 fn gone() -> io::Error {
     io::Error::other("a part of the mapped file is gone: it was cut short, or the device has failed")
