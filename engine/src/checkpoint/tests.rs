@@ -173,6 +173,30 @@ fn no_word_is_left_over(store: &Store, seen: &Seen) {
 }
 
 #[test]
+fn a_bucket_dropped_while_a_checkpoint_is_written_leaves_no_word() {
+    let mut with_a_checkpoint = 0;
+    for rounds in 0..12 {
+        let disk = SimDisk::new(Image::new(), 1);
+        let store = Store::without_worker(Arc::new(disk.clone()), options()).unwrap();
+        let (stays, goes) = (store.bucket("stays").unwrap(), store.bucket("goes").unwrap());
+        for key in 0..30u8 {
+            stays.set(&[key], &[1; 60]).unwrap();
+            goes.set(&[key], &[1; 60]).unwrap();
+        }
+        let mut jobs = Jobs::cleaning_from(u64::MAX);
+        (0..rounds).for_each(|_| assert!(jobs.round(&store.0.commits, false).is_some()));
+        store.drop_bucket("goes").unwrap();
+        (0..20).for_each(|_| assert!(jobs.round(&store.0.commits, false).is_some()));
+        let again = open(&disk.image(Variant::AllKept));
+        with_a_checkpoint += u32::from(again.report().checkpoint);
+        let mut jobs = Jobs::cleaning_from(u64::MAX);
+        (0..20).for_each(|_| assert!(jobs.round(&again.0.commits, false).is_some()));
+        no_word_is_left_over(&again, &seen(&again));
+    }
+    assert!(with_a_checkpoint > 6, "{with_a_checkpoint} opens with a checkpoint");
+}
+
+#[test]
 fn an_open_from_a_checkpoint_shows_what_one_from_the_log_does() {
     let (mut opens, mut ghosts, mut used, mut replayed) = (0, 0, 0, 0);
     for seed in 0..if cfg!(miri) { 1 } else { 30 } {

@@ -10,6 +10,7 @@
 //! When: a checkpoint costs what the directory takes, a replay what was logged since the last one. So the next is due when
 //! the log has grown by a multiple of the directory; sooner when nobody writes; and at close unless little was logged.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crossbeam_epoch as epoch;
@@ -54,6 +55,8 @@ pub(crate) struct Checkpointer {
 struct Writing {
     file: Arc<dyn File>,
     contents: Contents,
+    /// Buckets whose keys may be in the parts: those that there were when it was begun, dropped or not.
+    buckets: BTreeSet<u64>,
     at: At,
     /// Bytes of the file so far, and of them those synced.
     written: u64,
@@ -178,8 +181,10 @@ impl Writing {
             segments: segments.collect(),
             buckets: super::Buckets::default(),
         };
+        let buckets = commits.catalogue.snapshot();
+        let buckets = buckets.named.iter().map(|(id, _)| *id).chain(buckets.forgotten).collect();
         let begun = Stopwatch::start();
-        Ok(Writing { file, contents, at: At::default(), written: LINES_AT, synced: 0, begun })
+        Ok(Writing { file, contents, buckets, at: At::default(), written: LINES_AT, synced: 0, begun })
     }
 
     /// One step; `None` if that was the last one.
@@ -217,7 +222,11 @@ impl Writing {
         let name = file_name(self.contents.number);
         let failed = |e| Error::io(format_args!("cannot write {name}"), e);
         let no_sync = |e| Error::sync(format_args!("cannot sync {name}"), e);
-        self.contents.buckets = commits.catalogue.snapshot();
+        let mut buckets = commits.catalogue.snapshot();
+        // What was dropped meanwhile is gone from the directory, and not from the parts that were copied before.
+        let named: BTreeSet<u64> = buckets.named.iter().map(|(id, _)| *id).collect();
+        buckets.forgotten.extend(&self.buckets - &named);
+        self.contents.buckets = buckets;
         let end = log.end(guard);
         self.contents.end = end;
         if seeded(Bug::CheckpointTooNew) {
