@@ -94,7 +94,8 @@ const PLACE_MASK: u64 = (1 << PLACE_BITS) - 1;
 const REMOVED: u64 = 1;
 
 const SHARD_BITS: u32 = 8;
-const SHARDS: usize = 1 << SHARD_BITS;
+/// Shards of a directory, but of one on a simulated disk, which is made anew too often for so many.
+pub(crate) const SHARDS: usize = 1 << SHARD_BITS;
 /// Low hash bits kept in the tag: they choose the home line.
 const HOME_BITS: u32 = 16;
 /// Hash bits kept in the tag from below those that choose the part.
@@ -465,18 +466,24 @@ impl Table {
 }
 
 impl Directory {
-    pub(crate) fn new() -> Directory {
+    pub(crate) fn new(shards: usize) -> Directory {
         let shard = |_| Shard {
             changes: AtomicU64::new(0),
             lock: Mutex::default(),
             table: Cell::new(Table { depth: 0, parts: vec![Part::new(1, 0)] }),
         };
-        Directory { shards: (0..SHARDS).map(shard).collect(), growth: AtomicU32::new(AS_NEEDED) }
+        Directory { shards: (0..shards).map(shard).collect(), growth: AtomicU32::new(AS_NEEDED) }
     }
 
     #[inline]
     fn shard(&self, hash: u64) -> &Shard {
-        &self.shards[(hash >> (64 - SHARD_BITS)) as usize]
+        &self.shards[self.number_of(hash)]
+    }
+
+    #[inline]
+    fn number_of(&self, hash: u64) -> usize {
+        let number = (hash >> (64 - SHARD_BITS)) as usize;
+        if cfg!(feature = "testing") { number % self.shards.len() } else { number }
     }
 
     /// The place of the key with this hash that `is_it` recognises (it compares the key in the record). Never waits.
@@ -549,18 +556,23 @@ impl Directory {
     /// The lock of the shard of this hash: makes writes to its keys one after another.
     #[inline]
     pub(crate) fn lock(&self, hash: u64) -> ShardGuard<'_> {
-        let shard = self.shard(hash);
+        self.lock_shard(self.number_of(hash))
+    }
+
+    #[inline]
+    fn lock_shard(&self, number: usize) -> ShardGuard<'_> {
+        let shard = &self.shards[number];
         ShardGuard { shard, growth: &self.growth, held: shard.lock.lock(), changing: false }
     }
 
     /// The locks of all shards of these hashes, taken in the order of the shards, so that two callers never wait for
     /// each other.
     pub(crate) fn lock_all(&self, hashes: &[u64]) -> ShardGuards<'_> {
-        let mut shards: Vec<u8> = hashes.iter().map(|h| (h >> (64 - SHARD_BITS)) as u8).collect();
+        let mut shards: Vec<u8> = hashes.iter().map(|h| self.number_of(*h) as u8).collect();
         shards.sort_unstable();
         shards.dedup();
-        let guards = shards.iter().map(|s| self.lock(u64::from(*s) << (64 - SHARD_BITS))).collect();
-        ShardGuards { shards, guards }
+        let guards = shards.iter().map(|s| self.lock_shard(usize::from(*s))).collect();
+        ShardGuards { directory: self, shards, guards }
     }
 
     /// Holds the lock of every shard once, one after another, and hands the writes that are pending in it to `visit`; `false`
@@ -694,11 +706,11 @@ impl Directory {
         self.shards.iter().map(|shard| shard.lock.lock().commits).sum()
     }
 
-    /// A directory of these parts, which come in the order in which [`Directory::copy_part`] gave them; `None` if they are
+    /// A directory of so many shards and these parts, which come in the order in which [`Directory::copy_part`] gave them; `None` if they are
     /// not all that there must be.
-    pub(crate) fn of_parts(parts: impl IntoIterator<Item = (Shape, Lines)>) -> Option<Directory> {
+    pub(crate) fn of_parts(shards: usize, parts: impl IntoIterator<Item = (Shape, Lines)>) -> Option<Directory> {
         let mut parts = parts.into_iter();
-        let shards = (0..SHARDS).map(|_| {
+        let shards = (0..shards).map(|_| {
             let mut found = Vec::new();
             let mut at = At::default();
             while at.shard == 0 {
@@ -908,6 +920,7 @@ impl Drop for ShardGuard<'_> {
 
 /// The right to change the keys of several shards at once.
 pub(crate) struct ShardGuards<'a> {
+    directory: &'a Directory,
     shards: Vec<u8>,
     guards: Vec<ShardGuard<'a>>,
 }
@@ -915,7 +928,7 @@ pub(crate) struct ShardGuards<'a> {
 impl<'a> ShardGuards<'a> {
     /// The guard of the shard of this hash, which is one of those locked.
     pub(crate) fn of(&mut self, hash: u64) -> &mut ShardGuard<'a> {
-        let shard = (hash >> (64 - SHARD_BITS)) as u8;
+        let shard = self.directory.number_of(hash) as u8;
         let at = self.shards.partition_point(|s| *s < shard);
         &mut self.guards[at]
     }
@@ -967,7 +980,7 @@ mod tests {
 
     #[test]
     fn agrees_with_a_map_through_growth_overwrites_and_removals() {
-        let directory = Directory::new();
+        let directory = Directory::new(SHARDS);
         let mut map = HashMap::new();
         for round in 0..3 {
             for key in (0..KEYS).filter(|k| !hash(k + round).is_multiple_of(4)) {
@@ -992,7 +1005,7 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "needs many keys to be a statement")]
     fn takes_at_most_12_bytes_a_key_at_any_size() {
-        let directory = Directory::new();
+        let directory = Directory::new(SHARDS);
         for key in 0..KEYS {
             set(&directory, key, Place(2 + key));
             if key > 20_000 && key % 1_000 == 0 {
@@ -1004,7 +1017,7 @@ mod tests {
 
     #[test]
     fn a_probe_stops_at_the_tag_nearly_always() {
-        let directory = Directory::new();
+        let directory = Directory::new(SHARDS);
         (0..KEYS).for_each(|key| set(&directory, key, Place(2 + key)));
         let mut looked = 0u64;
         for key in KEYS..2 * KEYS {
@@ -1021,7 +1034,7 @@ mod tests {
 
     #[test]
     fn readers_never_miss_a_key_while_others_are_inserted() {
-        let directory = Directory::new();
+        let directory = Directory::new(SHARDS);
         let keys = KEYS / 4;
         (0..keys).for_each(|key| set(&directory, key, Place(2 + key)));
         std::thread::scope(|scope| {
@@ -1041,7 +1054,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_sees_a_batch_whole() {
-        let directory = Directory::new();
+        let directory = Directory::new(SHARDS);
         let rounds = if cfg!(miri) { 20 } else { 20_000 };
         let hashes: Vec<u64> = (0..4).map(hash).collect();
         (0..4).for_each(|key| set(&directory, key, Place(2 + key)));

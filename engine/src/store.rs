@@ -102,12 +102,12 @@ impl Store {
     /// The store alone; its background jobs are the caller's to run.
     pub(crate) fn without_worker(disk: Arc<dyn Disk>, options: Options) -> Result<Store> {
         let recovered = recovery::recover(&disk)?;
-        let (location, read_only) = (disk.location(), disk.read_only());
+        let (location, read_only, shards) = (disk.location(), disk.read_only(), disk.shards());
         let log = Log::new(disk, recovered.manifest, &options, recovered.resume)?;
         let (index, opened) = KeyIndex::open(&log)?;
         let (directory, buckets) = match recovered.checkpoint {
             Some(checkpoint) => (checkpoint.directory, Some(checkpoint.buckets)),
-            None => (Directory::new(), None),
+            None => (Directory::new(shards), None),
         };
         let least = options.checkpoint_bytes_min;
         let commits = Arc::new(Commits::new(log, directory, index, recovered.hash_seed, read_only, least));

@@ -220,10 +220,10 @@ impl Checkpoint {
         if bytes < LINES_AT {
             return None;
         }
-        Checkpoint::read(Private::of(disk, &*file, bytes).ok()?, entry, store)
+        Checkpoint::read(Private::of(disk, &*file, bytes).ok()?, entry, store, disk.shards())
     }
 
-    pub(crate) fn read(map: Private, entry: CheckpointEntry, store: u64) -> Option<Checkpoint> {
+    pub(crate) fn read(map: Private, entry: CheckpointEntry, store: u64, shards: usize) -> Option<Checkpoint> {
         let file = map.bytes();
         let contents = Contents::decode(file, store)?;
         if (contents.number, contents.from, contents.end) != (entry.number, entry.from, entry.end) {
@@ -247,7 +247,7 @@ impl Checkpoint {
         let parts = contents.parts.iter().zip(places);
         let lines: Option<Vec<_>> =
             parts.map(|((shape, _), at)| Some((*shape, Lines::mapped(&words, at, shape.lines as usize)?))).collect();
-        let directory = Directory::of_parts(lines?)?;
+        let directory = Directory::of_parts(shards, lines?)?;
         Some(Checkpoint { entry, directory, segments: contents.segments, buckets: contents.buckets })
     }
 }

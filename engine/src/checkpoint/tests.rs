@@ -17,6 +17,10 @@ fn open(image: &Image) -> Store {
     Store::without_worker(Arc::new(SimDisk::new(image.clone(), 7)), options()).unwrap()
 }
 
+fn shards() -> usize {
+    SimDisk::new(Image::new(), 1).shards()
+}
+
 /// A store after a clean close, with a checkpoint.
 fn closed() -> Image {
     let disk = SimDisk::new(Image::new(), 1);
@@ -67,7 +71,7 @@ fn a_clean_open_replays_nothing_and_holds_everything() {
 fn every_flipped_bit_and_every_cut_is_seen_or_does_not_matter() {
     let image = closed();
     let (name, bytes, entry, store) = checkpoint_of(&image);
-    let read = |bytes: &[u8]| Checkpoint::read(Private::copy_of(bytes).unwrap(), entry, store);
+    let read = |bytes: &[u8]| Checkpoint::read(Private::copy_of(bytes).unwrap(), entry, store, shards());
     assert!(read(&bytes).is_some());
     let tables = u64::from_le_bytes(bytes[48..56].try_into().unwrap()) as usize;
     for bit in 0..bytes.len() * 8 {
@@ -96,7 +100,7 @@ fn every_flipped_bit_and_every_cut_is_seen_or_does_not_matter() {
 #[test]
 fn a_checkpoint_of_another_store_or_number_is_none() {
     let (_, bytes, entry, store) = checkpoint_of(&closed());
-    let read = |entry, store| Checkpoint::read(Private::copy_of(&bytes).unwrap(), entry, store).is_some();
+    let read = |entry, store| Checkpoint::read(Private::copy_of(&bytes).unwrap(), entry, store, shards()).is_some();
     assert!(read(entry, store));
     assert!(!read(entry, store + 1));
     assert!(!read(CheckpointEntry { number: entry.number + 1, ..entry }, store));

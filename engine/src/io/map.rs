@@ -37,6 +37,8 @@ use parking_lot::{Condvar, Mutex};
 
 #[cfg(target_os = "linux")]
 use super::guard::Guarded;
+#[cfg(feature = "testing")]
+use super::pool::Pooled;
 use super::window::Unmapped;
 use super::{Disk, File, read_full};
 use crate::directory::prefetch;
@@ -61,7 +63,10 @@ const PREFETCHED_LINES: usize = 3;
 
 /// Memory of a mapping, not yet a region: what the seam hands out.
 pub(crate) struct Map {
+    #[cfg(not(feature = "testing"))]
     memory: MmapRaw,
+    #[cfg(feature = "testing")]
+    memory: Pooled,
     /// Of a file: the system has the bytes, whether or not this process has the pages.
     #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux is told to let go of pages"))]
     of_file: bool,
@@ -107,14 +112,24 @@ impl Map {
     /// `len` bytes of memory that begin as a copy of `bytes`, and whose use `watch` is told of.
     #[cfg(feature = "testing")]
     pub(crate) fn copied(bytes: &[u8], len: usize, watch: Option<Arc<dyn Watch>>) -> io::Result<Map> {
-        let mut memory = MmapOptions::new().len(len).map_anon()?;
-        memory[..bytes.len()].copy_from_slice(bytes);
-        Ok(Map { memory: memory.into(), of_file: false, watch })
+        Ok(Map { memory: Pooled::copied(bytes, len)?, of_file: false, watch })
+    }
+
+    #[cfg(target_os = "linux")]
+    fn is_watched(&self) -> bool {
+        #[cfg(feature = "testing")]
+        let is_watched = self.watch.is_some();
+        #[cfg(not(feature = "testing"))]
+        let is_watched = false;
+        is_watched
     }
 
     fn unwatched(memory: MmapRaw) -> Map {
         Map {
+            #[cfg(not(feature = "testing"))]
             memory,
+            #[cfg(feature = "testing")]
+            memory: Pooled::alone(memory),
             of_file: false,
             #[cfg(feature = "testing")]
             watch: None,
@@ -677,7 +692,7 @@ impl Region {
     /// not matter, the fault comes later instead.
     pub(crate) fn populate(&self, range: Range<u64>) {
         #[cfg(target_os = "linux")]
-        if let Some(map) = self.memory.map() {
+        if let Some(map) = self.memory.map().filter(|map| !map.is_watched()) {
             let len = (range.end - range.start) as usize;
             let _ = map.memory.advise_range(memmap2::Advice::PopulateWrite, range.start as usize, len);
         }
@@ -730,7 +745,7 @@ impl Region {
         #[cfg(target_os = "linux")]
         if from < to
             && to <= self.bytes
-            && let Some(map) = self.memory.map()
+            && let Some(map) = self.memory.map().filter(|map| map.of_file)
         {
             let from = from - from % 4096;
             let _ = map.memory.advise_range(memmap2::Advice::PopulateRead, from as usize, (to - from) as usize);

@@ -10,6 +10,8 @@ pub(crate) mod guard;
 pub(crate) mod map;
 pub(crate) mod memory;
 #[cfg(feature = "testing")]
+mod pool;
+#[cfg(feature = "testing")]
 pub(crate) mod sim;
 pub(crate) mod window;
 
@@ -22,6 +24,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use map::{Map, Private};
 use window::Budget;
 
+use crate::directory::SHARDS;
 use crate::seeded::{Bug, seeded};
 
 /// One directory of files.
@@ -62,6 +65,10 @@ pub(crate) trait Disk: Send + Sync + Debug {
     /// Whether files that are appended to, or that records are read from, are mapped after all, and guarded: see [`guard`].
     fn guards(&self) -> bool {
         false
+    }
+    /// Shards of the directory of a store that is here.
+    fn shards(&self) -> usize {
+        SHARDS
     }
     /// Whether files are written at all, or only looked at.
     fn read_only(&self) -> bool {

@@ -54,10 +54,13 @@ pub(crate) fn clock() -> Option<u64> {
     Some(CLOCK.get()).filter(|ms| *ms != 0)
 }
 
+/// Shards of a store's directory.
+const SHARDS: usize = 8;
 /// Bytes that a disk writes whole or not at all; but see [`Variant::LastTorn`].
 const SECTOR_BYTES: u64 = 512;
-/// Writes up to this size are torn at every byte, larger ones at sectors.
+/// Writes up to this size are torn at every byte, larger ones at sectors and at a few bytes besides.
 const TORN_BYTES_MAX: usize = 64;
+const TORN_BESIDES: u64 = 4;
 /// The part of a segment that must be durable before the manifest may name it.
 const SEGMENT_HEADER: Range<u64> = 0..56;
 
@@ -310,13 +313,24 @@ impl Platter {
             }
         }
         let last = changes.iter().rev().find_map(|(_, change)| match change {
-            Change::Data(_, Effect::Write { at, bytes }) => Some((*at, bytes.len())),
+            Change::Data(file, Effect::Write { at, bytes }) => Some((*file, *at, bytes)),
             _ => None,
         });
-        if let Some((at, len)) = last {
+        if let Some((file, at, bytes)) = last {
+            let len = bytes.len();
+            let mut tear =
+                |cut: u64| variants.extend([Variant::LastTorn(cut as u32), Variant::LastHeadless(cut as u32)]);
             let sector = |cut: u64| (at + cut).is_multiple_of(SECTOR_BYTES);
-            for cut in (1..len as u64).filter(|cut| len <= TORN_BYTES_MAX || sector(*cut)) {
-                variants.extend([Variant::LastTorn(cut as u32), Variant::LastHeadless(cut as u32)]);
+            (1..len as u64).filter(|cut| len <= TORN_BYTES_MAX || sector(*cut)).for_each(&mut tear);
+            // Only within what changes do the parts of a torn write make a difference.
+            let old = self.files[file].durable.get(at as usize..).unwrap_or_default();
+            let changes = |i: &usize| old.get(*i) != bytes.get(*i);
+            if len > TORN_BYTES_MAX
+                && let (Some(first), Some(last)) = ((0..len).find(changes), (0..len).rev().find(changes))
+                && first < last
+            {
+                let mut random = Random::new(seed ^ 0x746f_726e);
+                (0..TORN_BESIDES).for_each(|_| tear(first as u64 + 1 + random.below((last - first) as u64)));
             }
         }
         variants.extend([Variant::ZeroTails, Variant::GarbageTails(seed)]);
@@ -352,7 +366,7 @@ impl Platter {
                 Change::Data(_, Effect::Write { at, bytes }) if random.below(8) == 0 && bytes.len() > 1 => {
                     let any = 1 + random.below(bytes.len() as u64 - 1);
                     let sector = (at + any).next_multiple_of(SECTOR_BYTES) - at;
-                    let cut = if sector < bytes.len() as u64 { sector } else { any };
+                    let cut = if sector < bytes.len() as u64 && random.below(2) == 0 { sector } else { any };
                     if random.below(2) == 0 { Fate::Head(cut) } else { Fate::Tail(cut) }
                 }
                 _ if random.below(8) < odds => Fate::Kept,
@@ -420,6 +434,17 @@ impl Platter {
         let manifest = Image::from([content(&manifest::file_name(superblock.manifest))?]);
         let manifest = Manifest::read(Arc::new(SimDisk::new(manifest, 0)), superblock).ok()?;
         Some((superblock, manifest.state().clone()))
+    }
+
+    /// Whether what the superblock and the manifests in `dir` say is the same if all is lost and if all is kept.
+    fn is_settled(&self, dir: &str) -> bool {
+        let counts = |name: &str| {
+            let base = base_of(name);
+            directory_of(name) == dir && (base == superblock::FILE || manifest::number_of(base).is_some())
+        };
+        let mut files = self.durable_names.iter().filter(|(name, _)| counts(name));
+        !self.pending_names.iter().any(|change| counts(&change.name))
+            && files.all(|(_, file)| self.files[*file].pending.is_empty())
     }
 
     fn used_bytes(&self) -> u64 {
@@ -796,7 +821,8 @@ impl World {
 
     /// Called before `name` is removed: no manifest that a power cut could leave may need it.
     fn check_removal(&mut self, dir: &str, name: &str) {
-        for kept in [false, true] {
+        let ways: &[bool] = if self.platter.is_settled(dir) { &[false] } else { &[false, true] };
+        for &kept in ways {
             let Some((superblock, state)) = self.platter.state_of(dir, kept) else { continue };
             let named = match () {
                 () if manifest::number_of(name) == Some(superblock.manifest) => "the superblock",
@@ -858,7 +884,7 @@ impl SimDisk {
     }
 
     fn full_name(&self, name: &str) -> String {
-        format!("{}{name}", self.dir)
+        if self.dir.is_empty() { name.to_owned() } else { format!("{}{name}", self.dir) }
     }
 
     /// Ends the process: its handles do nothing any more. The disk for the next one; what was written stays readable.
@@ -1036,6 +1062,11 @@ impl Disk for SimDisk {
 
     fn location(&self) -> String {
         "simulation".to_owned()
+    }
+
+    /// Few: a directory of them is made for every image, and so few keys fill one.
+    fn shards(&self) -> usize {
+        SHARDS
     }
 
     fn read_only(&self) -> bool {
