@@ -838,9 +838,7 @@ impl Commits {
 
     /// Refuses all further writes: the state of the disk is unknown. Reads go on.
     pub(crate) fn poison(&self, cause: Error) {
-        if !seeded(Bug::WriteAfterPoison) {
-            let _ = self.poison.set(cause);
-        }
+        let _ = self.poison.set(cause);
         // Nothing more will come.
         self.watchers.wake();
     }
@@ -865,7 +863,8 @@ impl Commits {
     /// Whether writes are taken.
     #[inline]
     pub(crate) fn check_writable(&self) -> Result<()> {
-        if self.poison.get().is_none() && !self.read_only { Ok(()) } else { self.refuse() }
+        let is_poisoned = self.poison.get().is_some() && !seeded(Bug::WriteAfterPoison);
+        if !is_poisoned && !self.read_only { Ok(()) } else { self.refuse() }
     }
 
     #[cold]

@@ -88,7 +88,7 @@ pub(crate) enum Bug {
     MoveLosesVersion,
     /// A record that is moved does not expire any more.
     MoveLosesExpiry,
-    /// A record that was moved counts for newer than what came after it.
+    /// A record is moved past a write that is not visible yet, and counts for newer.
     MovedWins,
     /// The cleaner leaves a large live record behind.
     LiveDropped,
@@ -180,7 +180,7 @@ pub(crate) const BUGS: [(Bug, &str); 63] = [
     (Bug::CleanedBeforeSync, "a segment is given up before what was moved out of it is durable"),
     (Bug::MoveLosesVersion, "a record that is moved gets a new version"),
     (Bug::MoveLosesExpiry, "a record that is moved does not expire any more"),
-    (Bug::MovedWins, "a record that was moved counts for newer than what came after it"),
+    (Bug::MovedWins, "a record is moved past a write that is not visible yet, and counts for newer"),
     (Bug::LiveDropped, "the cleaner leaves a large live record behind"),
     (Bug::BucketIdReused, "a bucket gets the id of one that was dropped"),
     (Bug::DropNotLogged, "dropping a bucket is not logged"),

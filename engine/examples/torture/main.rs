@@ -19,6 +19,9 @@ use clap::{Args, Parser, Subcommand};
 use kvasi::testing::counts::{Case, Violation};
 use kvasi::testing::drive::{self, Campaign, Limits, Outcome};
 
+#[global_allocator]
+static ALLOCATOR: soak::Counting = soak::Counting;
+
 /// Tortures the engine until something breaks or it is enough.
 #[derive(Parser)]
 #[command(name = "torture")]
@@ -29,6 +32,8 @@ struct Command {
 
 #[derive(Subcommand)]
 enum What {
+    /// Long runs of calls with deaths of the process in between, and a power cut at the end
+    Calls(How),
     /// Cut the power at every moment of random workloads, in every way
     Crash(How),
     /// ... and again while the store is opened after that, and again
@@ -191,6 +196,7 @@ fn campaign(campaign: Campaign, how: &How) -> Result<(), String> {
 
 fn run(what: &What) -> Result<(), String> {
     match what {
+        What::Calls(how) => campaign(Campaign::Calls, how),
         What::Crash(how) => campaign(Campaign::Crash, how),
         What::CrashInRecovery(how) => campaign(Campaign::CrashInRecovery, how),
         What::Exhaustive(how) => campaign(Campaign::Exhaustive, how),

@@ -194,21 +194,70 @@ impl Call {
 pub(crate) struct Calls {
     random: Random,
     id: u32,
+    mood: Mood,
 }
+
+/// How much a run waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mood {
+    /// For the disk only where the options say so: much is unsynced, in several segments.
+    Lazy,
+    /// For few of the writes it begins: in a store that syncs, much is not visible yet.
+    Hasty,
+    Even,
+}
+
+/// Calls at the beginning of a lazy run in which nothing is done in the background either.
+const IDLE: u32 = 40;
 
 impl Calls {
     pub(crate) fn new(seed: u64) -> Calls {
-        Calls { random: Random::new(seed ^ 0x0077_6f72_6b6c_6f61), id: 0 }
+        let mood = match seed % 4 {
+            1 => Mood::Lazy,
+            2 => Mood::Hasty,
+            _ => Mood::Even,
+        };
+        Calls { random: Random::new(seed ^ 0x0077_6f72_6b6c_6f61), id: 0, mood }
     }
 
     pub(crate) fn next(&mut self) -> Call {
         self.id += 1;
-        Call::random(&mut self.random, self.id)
+        let call = Call::random(&mut self.random, self.id);
+        match self.mood {
+            Mood::Lazy => self.unsynced(call),
+            Mood::Hasty if !self.id.is_multiple_of(5) => begun(call),
+            Mood::Hasty | Mood::Even => call,
+        }
+    }
+
+    fn unsynced(&self, mut call: Call) -> Call {
+        use Call::{Background, Backup, Close, Compare, Delete, Increment, Kill, Set, Settle, Swap, Sync};
+        match &mut call {
+            Set(.., level) | Delete(.., level) | Increment(.., level) | Swap(.., level) if *level == Level::Sync => {
+                *level = Level::Os;
+            }
+            Sync | Backup => return Compare,
+            Close | Kill | Background(_) if self.id < IDLE => return Settle,
+            _ => {}
+        }
+        call
     }
 
     /// The first `n` calls of a seed.
     pub(crate) fn of(seed: u64, n: u32) -> Vec<Call> {
         let mut calls = Calls::new(seed);
         (0..n).map(|_| calls.next()).collect()
+    }
+}
+
+/// The call, not waited for.
+fn begun(call: Call) -> Call {
+    match call {
+        Call::Set(at, content, _) => Call::StartSet(at, content),
+        Call::Delete(at, _) => Call::StartDelete(at),
+        Call::Increment(bucket, delta, _) => Call::StartIncrement(bucket, delta),
+        Call::Batch { writes, .. } => Call::Batch { writes, start: true },
+        Call::Settle | Call::Sync => Call::Background(2),
+        other => other,
     }
 }

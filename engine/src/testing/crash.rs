@@ -29,6 +29,9 @@ use crate::{Durability, Options, Store};
 pub struct Plan {
     /// Calls of a workload.
     pub steps: u32,
+    /// Calls before those, in every third seed, whose moments are not tried: what they leave is cleaned, merged and full of
+    /// history.
+    pub before: u32,
     /// Disk images to open, at most.
     pub images: u64,
     /// Images for each moment; 0 for every variant there is.
@@ -44,9 +47,10 @@ pub struct Plan {
 /// # Errors
 /// The first broken promise, made small.
 pub fn round(seed: u64, plan: &Plan, case: &Case) -> Result<Counts, Violation> {
-    let all = Calls::of(seed, plan.steps);
+    let before = if seed.is_multiple_of(3) { plan.before } else { 0 };
+    let all = Calls::of(seed, before + plan.steps);
     let mut search = Search::new(seed, *plan);
-    let (at, what) = match search.calls(&case.pick(&all), case.at.as_deref()) {
+    let (at, what) = match search.calls(&case.pick(&all), before, case.at.as_deref()) {
         Ok(()) => return Ok(search.counts),
         Err(found) => found,
     };
@@ -54,10 +58,11 @@ pub fn round(seed: u64, plan: &Plan, case: &Case) -> Result<Counts, Violation> {
         return Err(Violation { seed, case: Case { at, ..case.clone() }, what });
     }
     // Smaller in calls; of those left, the first moment and the plainest variant come first anyway.
-    let smaller = shrink(plan.steps, 60, |kept| {
+    let smaller = shrink(before + plan.steps, 60, |kept| {
         let calls = Case { calls: Some(kept.to_vec()), at: None }.pick(&all);
         let plan = Plan { images: plan.images.min(6000), ..*plan };
-        Search::new(seed, plan).calls(&calls, None).err()
+        let left = kept.partition_point(|call| *call < before) as u32;
+        Search::new(seed, plan).calls(&calls, left, None).err()
     });
     match smaller {
         Some((calls, (at, what))) => Err(Violation { seed, case: Case { calls: Some(calls), at }, what }),
@@ -86,19 +91,31 @@ pub(crate) struct Opened {
     ops: Vec<Op>,
 }
 
+impl Opened {
+    /// Whether the opening took several segments off the log.
+    fn removes_several(&self) -> bool {
+        let is_segment = |op: &&Op| matches!(op, Op::Remove { name } if segment::number_of(name).is_some());
+        self.ops.iter().filter(is_segment).count() > 1
+    }
+}
+
 impl Search {
     pub(crate) fn new(seed: u64, plan: Plan) -> Search {
         let random = Random::new(seed ^ 0x0063_7261_7368);
         Search { seed, plan, counts: Counts::default(), known: HashSet::new(), images: 0, random }
     }
 
-    fn calls(&mut self, calls: &[Call], at: Option<&str>) -> Result<(), Finding> {
+    fn calls(&mut self, calls: &[Call], before: u32, at: Option<&str>) -> Result<(), Finding> {
         self.counts.add("workloads", 1);
         let mut run = Run::new(SimDisk::new(Image::new(), self.seed), self.seed);
+        let mut from = 0;
         for (i, call) in calls.iter().enumerate() {
+            if i == before as usize {
+                from = run.disk.now();
+            }
             make(&mut run, call).map_err(|what| (None, format!("call {i}, {call:?}: {what}")))?;
         }
-        let all = 0..=run.disk.now();
+        let all = from..=run.disk.now();
         match at {
             Some(at) => self.one(&run, at).map_err(|what| (Some(at.to_owned()), what)),
             None => self.cuts(&run, all),
@@ -142,9 +159,11 @@ impl Search {
             let opened = self.open(&image, run, allowed.clone());
             let Some(opened) = opened.map_err(|what| (Some(cuts_text(&cuts)), what))? else { continue };
             self.counts.add("recovery_images", u64::from(!before.is_empty()));
+            // What takes several steps away is cut between any two of them.
+            let every = if opened.removes_several() { 1 } else { self.plan.recovery_every };
             let cut_again = self.plan.recovery_every > 0
                 && before.len() + 1 < self.plan.depth as usize
-                && self.random.next().is_multiple_of(self.plan.recovery_every * (1 + 9 * before.len() as u64));
+                && self.random.next().is_multiple_of(every * (1 + 9 * before.len() as u64));
             if cut_again {
                 self.recovery(run, &image, &opened, allowed, &cuts)?;
             }
@@ -224,6 +243,38 @@ impl Search {
     }
 }
 
+/// Makes many calls on a healthy disk, with closing and dying in between, and cuts the power at the end.
+///
+/// # Errors
+/// The first broken promise, made small.
+pub fn calls(seed: u64, count: u32, case: &Case) -> Result<Counts, Violation> {
+    let all = Calls::of(seed, count);
+    let mut counts = Counts::default();
+    let made = |calls: &[Call], counts: &mut Counts| {
+        let mut run = Run::new(SimDisk::new(Image::new(), seed), seed);
+        for (i, call) in calls.iter().enumerate() {
+            make(&mut run, call).map_err(|what| format!("call {i}, {call:?}: {what}"))?;
+            counts.add("calls", 1);
+        }
+        let now = run.disk.now();
+        for variant in [Variant::AllLost, Variant::AllKept, Variant::Random(seed)] {
+            caught(|| judge(seed, &run.disk.image(variant), &run.options, &run.history, run.history.allowed(now)))
+                .map_err(|what| format!("power cut at the end, {variant:?}: {what}"))?;
+        }
+        Ok(())
+    };
+    let what: String = match made(&case.pick(&all), &mut counts) {
+        Ok(()) => return Ok(counts),
+        Err(what) => what,
+    };
+    let fails =
+        |kept: &[u32]| made(&Case { calls: Some(kept.to_vec()), at: None }.pick(&all), &mut Counts::default()).err();
+    match case.calls.is_none().then(|| shrink(count, 400, fails)).flatten() {
+        Some((calls, what)) => Err(Violation { seed, case: Case { calls: Some(calls), at: None }, what }),
+        None => Err(Violation { seed, case: case.clone(), what }),
+    }
+}
+
 /// Makes a call on a healthy disk.
 pub(crate) fn make(run: &mut Run, call: &Call) -> Result<(), String> {
     match caught(|| run.call(call))? {
@@ -246,6 +297,7 @@ pub(crate) fn judge(
     }
     let disk = SimDisk::new(image.clone(), salt);
     let (store, seen) = open(&disk, options, "opening")?;
+    let told = history.highest_of(*allowed.end());
     let commits = history.find(&seen, allowed)?;
     if salt % 8 == 3 {
         model::read_by_pages(&store, &seen, 2)?;
@@ -259,6 +311,9 @@ pub(crate) fn judge(
     let bucket = bucket.with_durability(Durability::Sync);
     let version = bucket.set(b"probe", b"value").map_err(|e| format!("a write after recovery: {e:?}"))?;
     disk.check_acknowledged();
+    if version.get() <= told {
+        return Err(format!("version {} is told again, after {told}", version.get()));
+    }
     let mut expected = seen;
     expected.entry("probe".to_owned()).or_default().insert(b"probe".to_vec(), (b"value".to_vec(), version.get()));
     let next = if salt.is_multiple_of(2) {

@@ -8,15 +8,17 @@ use super::Random;
 use super::call::Calls;
 use super::counts::{Case, Counts, Violation};
 use super::crash::{caught, make};
-use super::model;
+use super::model::{self, History};
 use super::workload::{Run, options};
 use crate::io::sim::{self, Image, SimDisk, Variant};
 use crate::manifest::superblock;
+use crate::segment;
 use crate::worker::Jobs;
 use crate::{ErrorKind, Store};
 
-/// Calls of a workload.
+/// Calls of a workload, and of one in three, which is long enough for key runs that were merged.
 const STEPS: u32 = 40;
+const LONG_STEPS: u32 = 240;
 
 /// Which damage is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,7 +245,7 @@ fn apply(damage: &Damage, image: &Image, run: &Run) -> Image {
 
 pub(super) fn store(seed: u64) -> Result<(Image, Run), String> {
     let mut run = Run::new(SimDisk::new(Image::new(), seed), seed);
-    for (i, call) in Calls::of(seed, STEPS).iter().enumerate() {
+    for (i, call) in Calls::of(seed, if seed.is_multiple_of(3) { LONG_STEPS } else { STEPS }).iter().enumerate() {
         make(&mut run, call).map_err(|what| format!("call {i}, without a fault: {what}"))?;
     }
     if seed.is_multiple_of(2)
@@ -256,6 +258,34 @@ pub(super) fn store(seed: u64) -> Result<(Image, Run), String> {
     image.retain(|name, _| !name.contains('/'));
     Ok((image, run))
 }
+
+/// What one bit may cost: nothing, if it is no bit of a record, or of the link before the first; else the commits from there
+/// on, if none of those that are lost knew of another that it was on the disk.
+fn may_be_lost(damage: &Damage, image: &Image, history: &History, kept: usize) -> Result<(), String> {
+    let Damage::Flip { name, bit } = damage else { return Ok(()) };
+    if kept == history.commits() {
+        return Ok(());
+    }
+    let lost = format!("{} of {} commits are lost", history.commits() - kept, history.commits());
+    let offset = bit / 8;
+    let is_record = segment::number_of(name).is_some() && offset >= segment::HEADER_BYTES - segment::LINK_BYTES;
+    let base = image.get(name).and_then(|file| file.get(BASE)).and_then(|base| base.try_into().ok());
+    let Some(base) = base.map(u64::from_le_bytes).filter(|_| is_record) else {
+        return Err(format!("{lost} through what is no record"));
+    };
+    if history.has_witness(kept) {
+        return Err(format!("{lost}, and the last of them was begun when the first was on the disk"));
+    }
+    // The first of them may be damaged itself; the second is not, if it stands before the damage.
+    let second = history.versions_in_order().into_iter().find(|(commit, _)| *commit > kept);
+    match second {
+        Some((_, version)) if version <= base + offset => Err(format!("{lost}, of which one stands before the damage")),
+        _ => Ok(()),
+    }
+}
+
+/// Where a segment's header says at which log position it begins.
+const BASE: std::ops::Range<usize> = 24..32;
 
 /// What a damaged store may do: refuse, or show the state after some number of commits, but for the very keys whose records
 /// are damaged.
@@ -280,11 +310,12 @@ fn check(image: &Image, damage: &Damage, run: &Run, seed: u64) -> Result<(), Str
         };
         for _ in 0..3 {
             let whole = model::read_what_is_whole(&store).map_err(|e| format!("{e:?}"))?;
-            if let Some((seen, unreadable)) = whole
-                && !run.history.has_but_for(&seen, &unreadable)
-            {
-                let what = run.history.find(&seen, 0..=run.history.commits()).map(|_| String::new());
-                return Err(format!("unreadable: {unreadable:?}; {}", what.unwrap_or_else(|what| what)));
+            if let Some((seen, unreadable)) = whole {
+                let Some(kept) = run.history.find_but_for(&seen, &unreadable) else {
+                    let what = run.history.find(&seen, 0..=run.history.commits()).map(|_| String::new());
+                    return Err(format!("unreadable: {unreadable:?}; {}", what.unwrap_or_else(|what| what)));
+                };
+                may_be_lost(damage, image, &run.history, kept)?;
             }
             // The jobs meet the damage, too; the store lives through it.
             let mut jobs = Jobs::cleaning_from(2048);

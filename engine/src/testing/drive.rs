@@ -11,6 +11,8 @@ use super::{backup, cancel, crash, damage, exhaustive, faults, linear};
 /// What is done to the engine, and what is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Campaign {
+    /// Long runs of calls with deaths of the process in between, and a power cut at the end.
+    Calls,
     /// The power is cut at every moment of a workload.
     Crash,
     /// ... and again while the store is opened after that, and again.
@@ -36,7 +38,8 @@ pub enum Campaign {
 }
 
 /// All of them.
-pub const CAMPAIGNS: [Campaign; 11] = [
+pub const CAMPAIGNS: [Campaign; 12] = [
+    Campaign::Calls,
     Campaign::Crash,
     Campaign::CrashInRecovery,
     Campaign::Exhaustive,
@@ -54,6 +57,7 @@ impl Campaign {
     /// As it is called on the command line and in reports.
     pub fn name(self) -> &'static str {
         match self {
+            Campaign::Calls => "calls",
             Campaign::Crash => "crash",
             Campaign::CrashInRecovery => "crash-in-recovery",
             Campaign::Exhaustive => "exhaustive",
@@ -71,6 +75,7 @@ impl Campaign {
     /// What its size is counted in.
     pub fn unit(self) -> &'static str {
         match self {
+            Campaign::Calls => "calls",
             Campaign::Crash | Campaign::Exhaustive => "images",
             Campaign::CrashInRecovery => "recovery_images",
             Campaign::Errors | Campaign::Enospc => "runs",
@@ -91,8 +96,11 @@ impl Campaign {
     /// # Errors
     /// The first broken promise, made small.
     pub fn round(self, seed: u64, count: u64, case: &Case) -> Result<Counts, Violation> {
-        let plan = crash::Plan { steps: 60, images: count, each: 24, recovery_every: 0, depth: 1 };
+        let plan = crash::Plan { steps: 60, before: 240, images: count, each: 16, recovery_every: 0, depth: 1 };
+        // Stores differ: some have key runs, some were closed.
+        let damages = count.div_ceil(5).min(20_000);
         match self {
+            Campaign::Calls => crash::calls(seed, CALLS, case),
             Campaign::Crash => crash::round(seed, &plan, case),
             Campaign::CrashInRecovery => {
                 crash::round(seed, &crash::Plan { each: 4, recovery_every: 4, depth: 3, ..plan }, case)
@@ -100,15 +108,18 @@ impl Campaign {
             Campaign::Exhaustive => exhaustive::round(seed, &crash::Plan { each: 16, ..plan }, case),
             Campaign::Errors => faults::errors(seed, count.min(2_000), case),
             Campaign::Enospc => faults::full(seed, count.min(500), case),
-            Campaign::Flip => damage::round(damage::Kind::Flip, seed, count.min(20_000), case),
-            Campaign::Truncate => damage::round(damage::Kind::Truncate, seed, count.min(20_000), case),
-            Campaign::Sectors => damage::round(damage::Kind::Sectors, seed, count.min(20_000), case),
+            Campaign::Flip => damage::round(damage::Kind::Flip, seed, damages, case),
+            Campaign::Truncate => damage::round(damage::Kind::Truncate, seed, damages, case),
+            Campaign::Sectors => damage::round(damage::Kind::Sectors, seed, damages, case),
             Campaign::Backup => backup::round(seed),
             Campaign::Linearize => linear::round(seed),
             Campaign::Cancel => cancel::round(seed),
         }
     }
 }
+
+/// Calls of a run of the campaign `calls`: enough for runs to be merged, and merged again.
+const CALLS: u32 = 500;
 
 /// When a campaign ends.
 #[derive(Clone, Debug)]

@@ -76,6 +76,11 @@ pub(crate) fn access() -> Option<(Option<Arc<Budget>>, bool)> {
     unmapped().map(|budget| (Some(budget), false))
 }
 
+/// Lets go of all that was kept for readers that are gone by now: otherwise the next calls of any store do, by and by.
+pub fn collect_garbage() {
+    (0..256).for_each(|_| crossbeam_epoch::pin().flush());
+}
+
 /// The same options, for a store that makes directory checkpoints from so few bytes of log on.
 pub fn with_checkpoints_from(options: Options, bytes: u64) -> Options {
     Options { checkpoint_bytes_min: bytes, ..options }

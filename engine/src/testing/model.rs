@@ -55,6 +55,8 @@ pub(crate) struct History {
     acknowledged: Vec<(usize, usize)>,
     /// Versions, where they were told.
     versions: HashMap<(usize, String, Vec<u8>), u64>,
+    /// The highest version ever told, also of what was lost since.
+    highest: u64,
     /// The time by which keys expire, in milliseconds since 1970.
     pub(crate) clock: u64,
 }
@@ -66,6 +68,7 @@ impl Default for History {
             begun: Vec::new(),
             acknowledged: Vec::new(),
             versions: HashMap::new(),
+            highest: 0,
             clock: 0,
         }
     }
@@ -110,8 +113,39 @@ impl History {
         number
     }
 
-    pub(crate) fn set_version(&mut self, commit: usize, bucket: &str, key: &[u8], version: u64) {
+    /// Takes up a version that was told; an error if the one of the last commit is not above all others ever told.
+    pub(crate) fn set_version(&mut self, commit: usize, bucket: &str, key: &[u8], version: u64) -> Result<(), String> {
+        if commit + 1 == self.commits() && version <= self.highest {
+            return Err(format!("version {version} is told after version {}", self.highest));
+        }
+        self.highest = self.highest.max(version);
         self.versions.insert((commit, bucket.to_owned(), key.to_vec()), version);
+        Ok(())
+    }
+
+    /// The highest version told of the first `commits`, and so of what a power cut can take of them.
+    pub(crate) fn highest_of(&self, commits: usize) -> u64 {
+        self.versions
+            .iter()
+            .filter(|((commit, ..), _)| *commit < commits)
+            .map(|(_, version)| *version)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Whether the first lost commit had been acknowledged before the last one was begun, if the first `kept` are left: then
+    /// what was written later says that it was on the disk.
+    pub(crate) fn has_witness(&self, kept: usize) -> bool {
+        let acknowledged =
+            self.acknowledged.iter().filter(|(_, commits)| *commits > kept).map(|(moment, _)| *moment).min();
+        acknowledged.is_some_and(|moment| self.begun.last().is_some_and(|begun| *begun > moment))
+    }
+
+    /// Versions that were told of commits, with the commits' numbers, in order.
+    pub(crate) fn versions_in_order(&self) -> Vec<(usize, u64)> {
+        let mut all: Vec<_> = self.versions.iter().map(|((commit, ..), version)| (*commit, *version)).collect();
+        all.sort_unstable();
+        all
     }
 
     /// Everything up to now is acknowledged as durable at `moment`.
@@ -153,10 +187,9 @@ impl History {
         })
     }
 
-    /// Whether what was seen is the state after some number of commits, but for keys that could not be read. They must be
-    /// there.
-    pub(crate) fn has_but_for(&self, seen: &Seen, unreadable: &Unreadable) -> bool {
-        self.states.iter().any(|state| {
+    /// After how many commits, at most, what was seen is the state, but for keys that could not be read. They must be there.
+    pub(crate) fn find_but_for(&self, seen: &Seen, unreadable: &Unreadable) -> Option<usize> {
+        self.states.iter().rposition(|state| {
             let mut state = state.clone();
             let all_there =
                 unreadable.iter().all(|(bucket, key)| state.get_mut(bucket).is_some_and(|b| b.remove(key).is_some()));
@@ -240,7 +273,7 @@ pub(crate) fn read_what_is_whole(store: &Store) -> crate::Result<Option<(Seen, U
     Ok(Some((seen, unreadable)))
 }
 
-/// Everything in a store, as its callers see it.
+/// Everything in a store that holds still, as its callers see it.
 pub(crate) fn read(store: &Store) -> crate::Result<Seen> {
     let mut seen = Seen::new();
     for name in store.buckets()? {
@@ -249,11 +282,14 @@ pub(crate) fn read(store: &Store) -> crate::Result<Seen> {
             bucket.list_keys(ListOptions { keys_max: usize::MAX, bytes_max: usize::MAX, ..Default::default() })?;
         let mut keys = BTreeMap::new();
         for key in page.iter() {
-            if let Some(value) = bucket.get(key)? {
-                keys.insert(key.to_vec(), (value.to_vec(), value.version().get()));
-            }
+            // A key that is listed and has no value is no key of any state.
+            let held = bucket.get(key)?.map_or((LISTED_ALONE.to_vec(), 0), |v| (v.to_vec(), v.version().get()));
+            keys.insert(key.to_vec(), held);
         }
         seen.insert(name, keys);
     }
     Ok(seen)
 }
+
+/// Stands for the value of a key that is listed and has none.
+const LISTED_ALONE: &[u8] = b"(listed, and without a value)";

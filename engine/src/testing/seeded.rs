@@ -25,11 +25,12 @@ pub struct Catch {
 }
 
 /// Parts of a CI tier's counts that the campaigns are given in turn.
-const SHARES: [u64; 4] = [2000, 100, 10, 1];
+const SHARES: [u64; 5] = [2000, 200, 20, 4, 1];
 
 /// What the CI tier gives a campaign, in what it counts.
 fn ci_count(campaign: Campaign) -> u64 {
     match campaign {
+        Campaign::Calls => 400_000,
         Campaign::Crash => 200_000,
         Campaign::Exhaustive | Campaign::CrashInRecovery => 100_000,
         Campaign::Errors => 40_000,
@@ -52,15 +53,17 @@ pub fn find(name: &str, at_most: Duration) -> Option<Catch> {
     put_in(Some(bug.unwrap_or_else(|| panic!("there is no fault {name}"))));
     leave_as_found();
     let start = Instant::now();
-    for share in SHARES {
+    for (i, share) in SHARES.into_iter().enumerate() {
         for campaign in CAMPAIGNS {
             // What begins with much.
             if share == SHARES[0] && matches!(campaign, Campaign::Backup | Campaign::Linearize) {
                 continue;
             }
             let left = at_most.saturating_sub(start.elapsed());
+            // The last one is what CI does; the others are of other seeds.
+            let seed = 1 + 1000 * (SHARES.len() - 1 - i) as u64;
             let count = (ci_count(campaign) / share).max(50);
-            let limits = Limits { seed: 1, count, time: Some(left), seeds: None, threads: 1 };
+            let limits = Limits { seed, count, time: Some(left), seeds: None, threads: 1 };
             let began = Instant::now();
             let outcome = drive::run(campaign, &limits, &Case::default());
             if let Some(violation) = outcome.violation {

@@ -339,8 +339,7 @@ impl Run {
         let moment = self.disk.now();
         let note = |at: At| {
             move |run: &mut Run, commit: usize, version: Version| {
-                run.history.set_version(commit, at.bucket(), &at.key(), version.get());
-                Ok(())
+                run.history.set_version(commit, at.bucket(), &at.key(), version.get())
             }
         };
         match call {
@@ -478,12 +477,12 @@ impl Run {
         let changes = [put(at, content)];
         match result {
             Ok(Swap::Done(_)) if must == Some(false) => Err("a swap against another version is done".to_owned()),
-            Ok(Swap::Done(version)) => self.told(moment, durability, &changes, Ok(version), |run, commit, version| {
-                if content.is_some() {
-                    run.history.set_version(commit, at.bucket(), &at.key(), version.get());
-                }
-                Ok(())
-            }),
+            Ok(Swap::Done(version)) => {
+                self.told(moment, durability, &changes, Ok(version), |run, commit, version| match content {
+                    Some(_) => run.history.set_version(commit, at.bucket(), &at.key(), version.get()),
+                    None => Ok(()),
+                })
+            }
             Ok(Swap::Conflict(_)) if must == Some(true) => Err("a swap that must succeed does not".to_owned()),
             Ok(Swap::Conflict(now)) if must.is_some() && now.is_some() != self.is_there(at) => {
                 Err("a swap against no version there is must tell what there is".to_owned())
@@ -509,9 +508,13 @@ impl Run {
     fn settle(&mut self) -> Result<Step, String> {
         for waiting in std::mem::take(&mut self.waiting) {
             let result = match waiting {
-                Waiting::Set(commit, number, at) => {
-                    commit.wait().map(|version| self.history.set_version(number, at.bucket(), &at.key(), version.get()))
-                }
+                Waiting::Set(commit, number, at) => match commit.wait() {
+                    Ok(version) => {
+                        self.history.set_version(number, at.bucket(), &at.key(), version.get())?;
+                        Ok(())
+                    }
+                    Err(e) => Err(e),
+                },
                 Waiting::Delete(commit) => commit.wait().map(drop),
                 Waiting::Sum(commit) => commit.wait().map(drop),
                 Waiting::Many(commit) => commit.wait(),
