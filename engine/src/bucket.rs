@@ -10,7 +10,7 @@ use crate::commit::{Decision, Outcome, Told, check_key, check_value};
 use crate::error::Result;
 use crate::io::{Stopwatch, unix_ms};
 use crate::log::record::Record;
-use crate::log::{Found, RING, WAKE};
+use crate::log::{Found, RING, SPACE, WAKE};
 use crate::options::Durability;
 use crate::pending::Commit;
 use crate::store::Store;
@@ -227,10 +227,13 @@ impl Store {
         if asked & WAKE != 0 {
             self.0.commits.watchers.wake();
         }
+        if asked & SPACE != 0 {
+            self.0.bells.space.ring();
+        }
         if asked & RING == 0 {
             return;
         }
-        self.0.bell.ring();
+        self.0.bells.work.ring();
         let pause = self.0.commits.log.brake();
         if !pause.is_zero() {
             let begun = Stopwatch::start();

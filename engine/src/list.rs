@@ -128,7 +128,7 @@ impl Bucket {
                 Err(Failed::Damaged(_)) => store.commits.index.distrust(&view.runs),
             }
             // The background thread makes them again.
-            store.bell.ring();
+            store.bells.work.ring();
         }
     }
 }

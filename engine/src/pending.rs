@@ -55,7 +55,7 @@ impl<T: Unpin> Future for Commit<T> {
             match this.store.0.commits.wake_when_durable(this.after, context.waker()) {
                 Ok(true) => {}
                 Ok(false) => {
-                    this.store.0.bell.ring();
+                    this.store.0.bells.work.ring();
                     return Poll::Pending;
                 }
                 Err(e) => return Poll::Ready(Err(e)),

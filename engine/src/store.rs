@@ -24,7 +24,7 @@ use crate::recovery::{self, OpenReport};
 use crate::seeded::{Bug, seeded};
 use crate::stats::Stats;
 use crate::take_up::{forget_keys, take_up};
-use crate::worker::{Bell, Worker};
+use crate::worker::{Bells, Worker};
 
 /// An open store. Cheap to clone; all clones are one store, which is closed when the last of them, of its buckets and of
 /// its pending commits is dropped, or by [`Store::close`].
@@ -42,7 +42,7 @@ pub struct Store(pub(crate) Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) commits: Arc<Commits>,
     pub(crate) durability: Durability,
-    pub(crate) bell: Arc<Bell>,
+    pub(crate) bells: Bells,
     worker: Mutex<Option<Worker>>,
     report: OpenReport,
     location: String,
@@ -92,9 +92,9 @@ impl Store {
         Ok(store)
     }
 
-    /// Has a thread run the background jobs from here on.
+    /// Has threads run the background jobs from here on.
     pub(crate) fn start_worker(&self) -> Result<()> {
-        let worker = Worker::start(self.0.commits.clone(), self.0.bell.clone(), self.0.durability)?;
+        let worker = Worker::start(self.0.commits.clone(), self.0.bells.clone(), self.0.durability)?;
         *self.0.worker.lock() = Some(worker);
         Ok(())
     }
@@ -128,13 +128,13 @@ impl Store {
         let records_replayed = settled.and(records_replayed)?;
         let (live, known) = commits.catalogue.ids();
         commits.index.buckets.take_up(live, known, commits.log.end(&epoch::pin()));
-        let bell = Arc::<Bell>::default();
+        let bells = Bells::default();
         // There may be segments to seal, runs to make and to merge.
-        bell.ring();
+        bells.work.ring();
         Ok(Store(Arc::new(Inner {
             commits,
             durability: options.durability,
-            bell,
+            bells,
             worker: Mutex::default(),
             report: OpenReport {
                 runs: opened.runs,

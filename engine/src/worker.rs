@@ -1,9 +1,9 @@
-//! Background work: one thread a store, woken when there is something to do.
+//! Background work: two threads a store, woken when there is something to do. One prepares space for writers and nothing else,
+//! since those wait for it, and would wait for the disk behind whatever else is done; the other does the rest.
 //!
-//! The jobs themselves are steps that anybody may run ([`Jobs::round`]); the thread is only what runs them in production. A job
+//! The jobs themselves are steps that anybody may run ([`Jobs::round`]); the threads are only what runs them in production. A job
 //! that fails for want of space is tried again later; any other failure poisons the store, and so does a panic.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -16,6 +16,7 @@ use crate::checkpoint::writer::Checkpointer;
 use crate::clean::{Cleaner, Mood, Progress};
 use crate::commit::Commits;
 use crate::error::{Error, ErrorKind, Result};
+use crate::io::{Stopwatch, simulated};
 use crate::merge::{Failed, Merger};
 use crate::options::Durability;
 use crate::scrub::Scrubber;
@@ -27,12 +28,13 @@ const RETRY: Duration = Duration::from_millis(100);
 /// How long it rests while it watches whether others still write.
 const SOON: Duration = Duration::from_millis(20);
 
-/// Rounds in a row in which there may be time only to prepare space for writers.
-const HURRIED_MAX: u32 = 16;
-/// If so many bytes of closed segments wait for their sync: writers are faster than the disk, and not too much is at stake.
-const HURRIED_BYTES: Range<u64> = 32 << 20..512 << 20;
+/// While others write, closed segments wait so long for their sync, if nobody waits for that: whatever makes the next segment
+/// would wait behind theirs, and a burst of writes for it ...
+const SYNC_AFTER: Duration = Duration::from_secs(1);
+/// ... and no more bytes than this: then writers are faster than the disk, and too much is at stake.
+const UNSYNCED_BYTES_MAX: u64 = 768 << 20;
 
-/// Wakes the background thread.
+/// Wakes a background thread.
 #[derive(Debug, Default)]
 pub(crate) struct Bell {
     rung: Mutex<bool>,
@@ -60,30 +62,50 @@ impl Bell {
     }
 }
 
-/// The background thread of one store; stopped and joined when dropped.
+/// What wakes the background threads of a store.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Bells {
+    /// Something is to be done that nobody waits for.
+    pub(crate) work: Arc<Bell>,
+    /// Writers will need space.
+    pub(crate) space: Arc<Bell>,
+}
+
+/// The background threads of one store; stopped and joined when dropped.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    bell: Arc<Bell>,
-    thread: Option<JoinHandle<()>>,
+    bells: Bells,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Worker {
+    pub(crate) fn start(commits: Arc<Commits>, bells: Bells, durability: Durability) -> Result<Worker> {
+        // Should one not start, the other is stopped.
+        let mut worker = Worker { bells: bells.clone(), threads: Vec::new() };
+        let (with, bell) = (commits.clone(), bells.space.clone());
+        worker.spawn("kvasi-space", move || run_space(&with, &bell))?;
+        worker.spawn("kvasi", move || run(&commits, &bells.work, durability))?;
+        Ok(worker)
+    }
+
     #[allow(clippy::disallowed_methods, reason = "the one place where the engine starts a thread")]
-    pub(crate) fn start(commits: Arc<Commits>, bell: Arc<Bell>, durability: Durability) -> Result<Worker> {
-        let ears = bell.clone();
+    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
         let thread = std::thread::Builder::new()
-            .name("kvasi".to_owned())
-            .spawn(move || run(&commits, &ears, durability))
-            .map_err(|e| Error::io("cannot start the background thread", e))?;
-        Ok(Worker { bell, thread: Some(thread) })
+            .name(name.to_owned())
+            .spawn(body)
+            .map_err(|e| Error::io("cannot start a background thread", e))?;
+        self.threads.push(thread);
+        Ok(())
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.bell.stop.store(true, Ordering::Release);
-        self.bell.ring();
-        if let Some(thread) = self.thread.take() {
+        for bell in [&self.bells.work, &self.bells.space] {
+            bell.stop.store(true, Ordering::Release);
+            bell.ring();
+        }
+        for thread in self.threads.drain(..) {
             // A panic in it has poisoned the store already.
             let _ = thread.join();
         }
@@ -96,8 +118,32 @@ struct Fuse<'a>(&'a Commits);
 impl Drop for Fuse<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.poison(Error::new(ErrorKind::Poisoned, "the background thread has panicked"));
+            self.0.poison(Error::new(ErrorKind::Poisoned, "a background thread has panicked"));
             self.0.wake_waiting();
+        }
+    }
+}
+
+/// Prepares space for writers.
+fn run_space(commits: &Commits, bell: &Bell) {
+    let _fuse = Fuse(commits);
+    loop {
+        bell.wait(None);
+        loop {
+            if bell.stop.load(Ordering::Acquire) {
+                return;
+            }
+            match commits.log.prepare_space() {
+                Ok(true) => {}
+                Ok(false) => break,
+                // Writers are told when they need it.
+                Err(e) if e.kind() == ErrorKind::NoSpace => break,
+                Err(e) => {
+                    commits.poison(e);
+                    commits.wake_waiting();
+                    return;
+                }
+            }
         }
     }
 }
@@ -109,7 +155,7 @@ fn run(commits: &Commits, bell: &Bell, durability: Durability) {
         _ => None,
     };
     let mut rest = every;
-    let mut jobs = Jobs::default();
+    let mut jobs = Jobs { space_is_anothers: true, ..Jobs::default() };
     loop {
         bell.wait(rest);
         if bell.stop.load(Ordering::Acquire) {
@@ -152,8 +198,10 @@ pub(crate) struct Jobs {
     seen_end: u64,
     rested: bool,
     quiet: bool,
-    /// Rounds since the last one that did more than to prepare space.
-    hurried: u32,
+    /// Another thread prepares space.
+    space_is_anothers: bool,
+    /// Since closed segments wait for their sync.
+    waits: Option<Stopwatch>,
 }
 
 impl Jobs {
@@ -222,18 +270,22 @@ impl Jobs {
         self.merger.give_up(commits);
     }
 
+    /// Whether closed segments may wait a while for their sync.
+    fn lets_sync_wait(&mut self, commits: &Commits) -> bool {
+        // What a simulation does must not depend on a clock.
+        if self.quiet || simulated() || commits.log.syncs() || !commits.log.has_unsynced() {
+            self.waits = None;
+            return false;
+        }
+        let waited = Duration::from_micros(self.waits.get_or_insert_with(Stopwatch::start).us());
+        waited < SYNC_AFTER && commits.log.unsynced_bytes() < UNSYNCED_BYTES_MAX
+    }
+
     /// One round: the next segment, syncs that are due, seals, a step each of making runs, merging and
     /// cleaning. With `interval`, everything logged is synced, not only what somebody waits for.
     fn step(&mut self, commits: &Commits, interval: bool) -> Result<Next> {
         // While nobody writes, it would only be given back again.
-        let prepared = if self.quiet { Ok(false) } else { commits.log.prepare_space() };
-        let hurries = matches!(prepared, Ok(true)) && !interval && !commits.wants_sync();
-        if hurries && self.hurried < HURRIED_MAX && HURRIED_BYTES.contains(&commits.log.unsynced_bytes()) {
-            // Writers would wait for space, and for the disk when they have to make a segment; nobody waits for what is below.
-            self.hurried += 1;
-            return Ok(Next::AtOnce);
-        }
-        self.hurried = 0;
+        let prepared = if self.quiet || self.space_is_anothers { Ok(false) } else { commits.log.prepare_space() };
         if prepared.as_ref().is_err_and(|e| e.kind() != ErrorKind::NoSpace) {
             // Nothing more is written or synced.
             return prepared.map(|_| Next::WhenRung);
@@ -245,7 +297,8 @@ impl Jobs {
             }
         }
         let mut more_closed = false;
-        if commits.log.has_closed() {
+        let waits = !interval && !commits.wants_sync() && self.lets_sync_wait(commits);
+        if commits.log.has_closed() && !waits {
             let led = !commits.log.has_unsynced() || commits.sync_closed()?;
             commits.log.seal()?;
             more_closed = led && commits.log.has_closed();
@@ -280,6 +333,7 @@ impl Jobs {
             _ if made_runs || more_closed || swept || checkpoint == Progress::Some => Next::AtOnce,
             Progress::Some => Next::AtOnce,
             Progress::Later => Next::Soon,
+            _ if waits => Next::Soon,
             Progress::None if checkpoint == Progress::Later || self.scrubber.step(commits) => Next::Soon,
             Progress::None if commits.log.has_retired() => Next::Soon,
             // What is to be done when nobody writes is done after a rest in which nobody wrote.

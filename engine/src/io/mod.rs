@@ -193,7 +193,7 @@ pub(crate) const fn simulated() -> bool {
     false
 }
 
-/// Measures a time that is told and not acted on.
+/// Measures a time that is told, or by which work is put off, and never what is written: a simulation does not act on it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stopwatch(Instant);
 

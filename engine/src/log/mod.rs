@@ -9,7 +9,7 @@
 //! 1. A segment is in the manifest, its header on the disk, before the first record goes into it.
 //! 2. All below `durable` is on the disk; `durable` only rises.
 //! 3. Segments become durable in the order of their positions, so that what a crash leaves is a prefix.
-//! 4. Lock order: shard locks, then `grow`, then `manifest`, then `unsynced`.
+//! 4. Lock order: shard locks, then `making`, then `grow`, then `manifest`, then `unsynced`.
 
 pub(crate) mod record;
 pub(crate) mod replay;
@@ -45,10 +45,11 @@ const FIRST_SEGMENT_BYTES: u64 = 4 << 20;
 const PACE_SHIFT: u32 = 18; // 256 KiB
 /// A segment is about so small a part of the log: what is kept ready, and what cleaning needs, stay small beside it.
 const SEGMENTS_PER_LOG: u64 = 16;
-/// Most space that a writer prepares at a time; it waits for it. The background thread prepares up to sixteen times as much.
+/// Most space that is prepared at a time, before others are let at the lock; a writer waits for it. The thread that prepares
+/// space has up to sixteen times as much ready.
 const PREPARED_BYTES_MAX: u64 = 256 << 10;
-/// And the background thread, before it lets writers at the lock.
-const PREPARED_BYTES_STEP: u64 = 1 << 20;
+/// How long a writer waits for the lock before it looks whether somebody else has made room.
+const ROOM_WAIT: Duration = Duration::from_micros(50);
 /// Bytes of a closed segment that are written back at a time: some ten milliseconds on a slow disk.
 const SYNC_BYTES: u64 = 4 << 20;
 /// Segments begin and end at pages.
@@ -56,8 +57,10 @@ const PAGE_BYTES: u64 = 4096;
 
 /// A writer is asked to ring for the background thread, which has something to do that it does not know of ...
 pub(crate) const RING: u8 = 1;
-/// ... and to wake those who wait for commits.
+/// ... to wake those who wait for commits ...
 pub(crate) const WAKE: u8 = 2;
+/// ... and to ring for the thread that prepares space.
+pub(crate) const SPACE: u8 = 4;
 
 /// Everything about the segments of an open store.
 pub(crate) struct Log {
@@ -72,6 +75,8 @@ pub(crate) struct Log {
     slots: Cell<Vec<Option<Arc<Segment>>>>,
     active: Cell<Arc<Segment>>,
     grow: Mutex<Grow>,
+    /// Held by whoever makes the next segment: that waits for the disk, and others extend the active one meanwhile.
+    making: Mutex<()>,
     /// Closed and not yet durable, oldest first, then those durable and not yet sealed.
     unsynced: Mutex<Vec<Arc<Segment>>>,
     unsealed: Mutex<Vec<Arc<Segment>>>,
@@ -80,7 +85,7 @@ pub(crate) struct Log {
     marked: AtomicU64,
     /// There is a next segment: the active one may be filled to its end.
     next_ready: AtomicBool,
-    /// What the next writer is asked to do once its write is visible: [`RING`], [`WAKE`].
+    /// What the next writer is asked to do once its write is visible: [`RING`], [`WAKE`], [`SPACE`].
     asked: AtomicU8,
     /// What a writer pauses for every 256 KiB, while cleaning lags behind.
     brake_us: AtomicU64,
@@ -206,6 +211,7 @@ impl Log {
                 base: resume.base.next_multiple_of(PAGE_BYTES),
                 closed: false,
             }),
+            making: Mutex::default(),
             unsynced: Mutex::default(),
             unsealed: Mutex::default(),
             durable: AtomicU64::new(resume.durable),
@@ -232,9 +238,13 @@ impl Log {
             log.active.replace(active, guard);
         } else if !log.disk.read_only() {
             let end = last.map_or(resume.durable, |s| s.end());
-            let first = log.make_segment(&mut log.grow.lock(), 0)?;
-            log.activate(&first, end)?;
-            log.active.replace(first, guard);
+            log.make_next(0)?;
+            let first = log.grow.lock().next.take();
+            log.next_ready.store(false, Ordering::Relaxed);
+            if let Some(first) = first {
+                log.activate(&first, end)?;
+                log.active.replace(first, guard);
+            }
         }
         Ok(log)
     }
@@ -272,15 +282,26 @@ impl Log {
             self.wake_at.store(u64::MAX, Ordering::Relaxed);
             self.asked.fetch_or(RING, Ordering::Relaxed);
         }
-        if self.lacks_space(segment, end) || self.brake_us.load(Ordering::Relaxed) != 0 {
-            self.asked.fetch_or(RING, Ordering::Relaxed);
+        let mut asked = if self.brake_us.load(Ordering::Relaxed) != 0 { RING } else { 0 };
+        if self.lacks_space(segment, end) || self.lacks_next(segment, end) {
+            asked |= SPACE | RING;
+        }
+        if asked != 0 {
+            self.asked.fetch_or(asked, Ordering::Relaxed);
         }
     }
 
-    /// Whether less is prepared behind `end` than the background thread prepares at a time.
+    /// Whether less is prepared behind `end` than is prepared at a time, and there is more to be had.
     fn lacks_space(&self, segment: &Segment, end: u64) -> bool {
-        let enough = end + segment.kept_bytes() + prepared_at_a_time(segment.header.capacity);
-        segment.region.limit() < enough && !self.next_ready.load(Ordering::Relaxed)
+        let kept = if self.next_ready.load(Ordering::Relaxed) { 0 } else { segment.kept_bytes() };
+        let enough = end + kept + prepared_at_a_time(segment.header.capacity);
+        segment.region.limit() < enough.min(segment.header.capacity)
+    }
+
+    /// Whether it is time to make the next segment: at the rate of a fast writer the second half of this one lasts as long as
+    /// the three syncs do that this takes.
+    fn lacks_next(&self, segment: &Segment, end: u64) -> bool {
+        end > segment.header.capacity / 2 && !self.next_ready.load(Ordering::Relaxed)
     }
 
     /// Background: how long a writer is to pause for every 256 KiB logged.
@@ -308,42 +329,49 @@ impl Log {
     /// that this one may be filled to its end; or replaces it. Unless somebody else just did.
     #[cold]
     fn make_room(&self, active: &Arc<Segment>, bytes: u64, kept: u64, guard: &Guard) -> Result<()> {
-        let mut grow = self.grow.lock();
-        if grow.closed {
-            return Err(Error::new(ErrorKind::Poisoned, "the store was closed"));
-        }
-        if !Arc::ptr_eq(active, self.active.load(guard)) {
-            return Ok(());
-        }
-        let (reserved, limit, capacity) = (active.region.reserved(), active.region.limit(), active.header.capacity);
-        if reserved + bytes > capacity {
-            return self.rotate(&mut grow, active, bytes, guard);
-        }
-        let least = (reserved + bytes + kept).min(capacity);
-        if limit < least {
-            let wanted = limit + prepared_at_a_time(capacity).min(PREPARED_BYTES_MAX);
-            return match self.prepare(active, least, wanted) {
-                // What is kept for deletes stands in the next segment by now.
-                Err(e) if e.kind() == ErrorKind::NoSpace && grow.next.is_some() => {
-                    self.rotate(&mut grow, active, bytes, guard)
+        let capacity = active.header.capacity;
+        let missing = {
+            let mut grow = loop {
+                if let Some(grow) = self.grow.try_lock_for(ROOM_WAIT) {
+                    break grow;
                 }
-                prepared => prepared,
+                if active.region.reserved() + bytes + kept <= active.region.limit() {
+                    return Ok(());
+                }
             };
-        }
-        if kept > 0 && limit == capacity {
-            self.prepare_next(&mut grow)?;
-        }
-        // Otherwise there is room by now.
-        Ok(())
-    }
-
-    /// Has the next segment ready.
-    fn prepare_next(&self, grow: &mut Grow) -> Result<()> {
-        if grow.next.is_none() {
-            grow.next = Some(self.make_segment(grow, 0)?);
-        }
-        self.next_ready.store(true, Ordering::Relaxed);
-        Ok(())
+            if grow.closed {
+                return Err(Error::new(ErrorKind::Poisoned, "the store was closed"));
+            }
+            if !Arc::ptr_eq(active, self.active.load(guard)) {
+                return Ok(());
+            }
+            let (reserved, limit) = (active.region.reserved(), active.region.limit());
+            let least = (reserved + bytes + kept).min(capacity);
+            if reserved + bytes > capacity {
+                if self.rotate(&mut grow, active, bytes, guard)? {
+                    return Ok(());
+                }
+                bytes
+            } else if limit < least {
+                let wanted = limit + prepared_at_a_time(capacity).min(PREPARED_BYTES_MAX);
+                match self.prepare(active, least, wanted) {
+                    // What is kept for deletes stands in the next segment by now.
+                    Err(e) if e.kind() == ErrorKind::NoSpace && grow.next.is_some() => {
+                        if self.rotate(&mut grow, active, bytes, guard)? {
+                            return Ok(());
+                        }
+                        bytes
+                    }
+                    prepared => return prepared,
+                }
+            } else if kept > 0 && limit == capacity {
+                0
+            } else {
+                // There is room by now.
+                return Ok(());
+            }
+        };
+        self.make_next(missing)
     }
 
     /// Lets a segment be filled up to `wanted`, or where there is no space for that on the disk, to `least`. The caller holds
@@ -376,31 +404,22 @@ impl Log {
         Ok(())
     }
 
-    /// Replaces the full segment by one with room for `bytes`.
-    fn rotate(&self, grow: &mut Grow, full: &Arc<Segment>, bytes: u64, guard: &Guard) -> Result<()> {
-        let fits = |next: &Arc<Segment>| next.header.capacity - HEADER_BYTES >= bytes;
-        if let Some(small) = grow.next.take_if(|next| !fits(next)) {
-            // Used after the one made now it would break the order of positions, and left unused the links of recovery.
-            if let Err(e) = self.retire(&small) {
-                grow.next = Some(small);
-                return Err(e);
-            }
-            self.next_ready.store(false, Ordering::Relaxed);
-        }
-        let next = match grow.next.take() {
-            Some(next) => next,
-            None => self.make_segment(grow, bytes)?,
-        };
-        let end = full.position(full.region.close().map_err(|e| not_written(full, e))?);
-        if let Err(e) = self.activate(&next, end) {
-            full.region.reopen();
+    /// Replaces the full segment by the next one; whether there is one with room for `bytes`.
+    fn rotate(&self, grow: &mut Grow, full: &Arc<Segment>, bytes: u64, guard: &Guard) -> Result<bool> {
+        let Some(next) = grow.next.take_if(|next| has_room(next, bytes)) else { return Ok(false) };
+        let activated = full.region.close().map_err(|e| not_written(full, e)).and_then(|end| {
+            let activated = self.activate(&next, full.position(end));
+            activated.inspect_err(|_| full.region.reopen())
+        });
+        if let Err(e) = activated {
+            grow.next = Some(next);
             return Err(e);
         }
         self.unsynced.lock().push(full.clone());
         self.next_ready.store(false, Ordering::Relaxed);
         self.active.replace(next, guard);
-        self.asked.fetch_or(RING, Ordering::Relaxed);
-        Ok(())
+        self.asked.fetch_or(RING | SPACE, Ordering::Relaxed);
+        Ok(true)
     }
 
     /// Writes the link: from here on records may follow.
@@ -414,23 +433,43 @@ impl Log {
         reservation.publish().map_err(|e| not_written(next, e))
     }
 
-    /// Makes a segment with room for a record of `bytes`: file, header and name on the disk, then its manifest edit,
-    /// then its space.
-    fn make_segment(&self, grow: &mut Grow, bytes: u64) -> Result<Arc<Segment>> {
+    /// Has a next segment with room for a record of `bytes`: file, header and name on the disk, then its space, then its
+    /// manifest edit. Nobody waits for it who does not need it.
+    #[cold]
+    fn make_next(&self, bytes: u64) -> Result<()> {
+        let _making = self.making.lock();
         let guard = &epoch::pin();
-        let capacity = (bytes + HEADER_BYTES).next_multiple_of(PAGE_BYTES).max(self.segment_bytes(guard));
+        let (number, base, capacity, first_slot) = {
+            let mut grow = self.grow.lock();
+            if grow.closed {
+                return Err(Error::new(ErrorKind::Poisoned, "the store was closed"));
+            }
+            if let Some(small) = grow.next.take_if(|next| !has_room(next, bytes)) {
+                // Used after the one made now it would break the order of positions, and left unused the links of recovery.
+                if let Err(e) = self.retire(&small) {
+                    grow.next = Some(small);
+                    return Err(e);
+                }
+                self.next_ready.store(false, Ordering::Relaxed);
+            }
+            if grow.next.is_some() {
+                return Ok(());
+            }
+            let capacity = (bytes + HEADER_BYTES).next_multiple_of(PAGE_BYTES).max(self.segment_bytes(guard));
+            let first_slot = free_slots(self.slots.load(guard), slots_of(capacity)).ok_or_else(|| {
+                Error::new(ErrorKind::NoSpace, "the log has reached 512 GiB, the most one store can address")
+            })?;
+            // Only whoever holds `making` uses a number up, or takes slots: they are free until then.
+            (grow.number, grow.base, capacity, first_slot)
+        };
         // Room for the record, what is kept for deletes, and a little more.
         let first = HEADER_BYTES + bytes + capacity / 8 + prepared_at_a_time(capacity).min(PREPARED_BYTES_MAX);
         let first = if seam::MAPS_PAST_END { first.min(capacity) } else { capacity };
-        let header = Header { number: grow.number, base: grow.base, salt: self.random()?, capacity };
-        let mut slots = self.slots.load(guard).clone();
-        let first_slot = free_slots(&slots, slots_of(capacity)).ok_or_else(|| {
-            Error::new(ErrorKind::NoSpace, "the log has reached 512 GiB, the most one store can address")
-        })?;
+        let header = Header { number, base, salt: self.random()?, capacity };
         let name = segment::file_name(header.number);
         let failed = |e| Error::io(format_args!("cannot make {name}"), e);
         let file = self.disk.create(&name).map_err(failed)?;
-        grow.number += 1;
+        self.grow.lock().number += 1;
         // Of the failures, only a want of space is lived through, and it comes before anything is known to the manifest;
         // the file of any other is left to the next open, which knows what the manifest came to say.
         let give_up = |e: Error| {
@@ -452,14 +491,21 @@ impl Log {
         }
         let filled = HEADER_BYTES - segment::LINK_BYTES;
         let region = Region::to_fill(&*self.disk, &file, capacity, filled, first).map_err(failed)?;
-        let add = Edit::Add { segment: header.number, base: header.base, capacity };
-        self.manifest.lock().append(add).map_err(give_up)?;
+        region.populate(0..first);
+        {
+            // Nobody reads what the manifest says of it before it is the next one.
+            let add = Edit::Add { segment: header.number, base: header.base, capacity };
+            self.manifest.lock().append(add).map_err(give_up)?;
+        }
+        let mut grow = self.grow.lock();
+        let mut slots = self.slots.load(guard).clone();
         let segment = Arc::new(Segment::new(header, first_slot as u32, file, region));
-        segment.region.populate(0..first);
         put_in_slots(&mut slots, &segment);
         self.slots.replace(slots, guard);
         grow.base += capacity;
-        Ok(segment)
+        grow.next = Some(segment);
+        self.next_ready.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Size of the next segment, going by the size of the log. Larger while writers outrun the disk: each one takes three syncs,
@@ -572,23 +618,36 @@ impl Log {
     /// something to do.
     pub(crate) fn prepare_space(&self) -> Result<bool> {
         let guard = &epoch::pin();
+        if self.disk.read_only() {
+            return Ok(false);
+        }
         let mut prepared = 0;
         loop {
-            let mut grow = self.grow.lock();
-            let active = self.active.load(guard);
-            let (reserved, limit, capacity) = (active.region.reserved(), active.region.limit(), active.header.capacity);
-            let ahead = prepared_at_a_time(capacity);
-            // Lacking some, it prepares twice as much as is enough.
-            let lacks = self.lacks_space(active, reserved + if prepared > 0 { ahead } else { 0 });
-            if self.disk.read_only() || !lacks || prepared > 2 * ahead {
+            let wants_next = {
+                let grow = self.grow.lock();
+                let active = self.active.load(guard);
+                let (reserved, limit, capacity) =
+                    (active.region.reserved(), active.region.limit(), active.header.capacity);
+                let ahead = prepared_at_a_time(capacity);
+                // Lacking some, it prepares twice as much as is enough.
+                let lacks = self.lacks_space(active, reserved + if prepared > 0 { ahead } else { 0 });
+                if grow.closed || prepared > 2 * ahead {
+                    return Ok(prepared > 0);
+                }
+                // First what writers need first.
+                if lacks {
+                    let step = if self.syncs { ahead } else { ahead.min(PREPARED_BYTES_MAX) };
+                    self.prepare(active, (limit + step / 4).min(capacity), (limit + step).min(capacity))?;
+                    prepared += step;
+                    continue;
+                }
+                grow.next.is_none() && self.lacks_next(active, reserved)
+            };
+            if !wants_next {
                 return Ok(prepared > 0);
             }
-            if limit == capacity {
-                return self.prepare_next(&mut grow).map(|()| true);
-            }
-            let step = if self.syncs { ahead } else { ahead.min(PREPARED_BYTES_STEP) };
-            self.prepare(active, (limit + step / 4).min(capacity), (limit + step).min(capacity))?;
-            prepared += step;
+            self.make_next(0)?;
+            prepared += 1;
         }
     }
 
@@ -596,8 +655,10 @@ impl Log {
     pub(crate) fn has_space_to_give_back(&self) -> bool {
         let guard = &epoch::pin();
         let grow = self.grow.lock();
-        let mut prepared = [self.active.load(guard)].into_iter().chain(&grow.next);
-        seam::MAPS_PAST_END && !self.disk.read_only() && prepared.any(|s| more_than_enough(s).is_some())
+        let mut prepared = prepared_segments(self.active.load(guard), &grow);
+        seam::MAPS_PAST_END
+            && !self.disk.read_only()
+            && prepared.any(|(segment, kept)| more_than_enough(segment, kept).is_some())
     }
 
     /// Background, when nobody writes: gives back what was prepared and not needed, but for what deletes may need. A later
@@ -608,9 +669,9 @@ impl Log {
         if !seam::MAPS_PAST_END || self.disk.read_only() {
             return Ok(());
         }
-        for segment in [self.active.load(guard)].into_iter().chain(&grow.next) {
+        for (segment, kept) in prepared_segments(self.active.load(guard), &grow) {
             let region = &segment.region;
-            let Some(enough) = more_than_enough(segment) else { continue };
+            let Some(enough) = more_than_enough(segment, kept) else { continue };
             // Nobody can be writing beyond the published bytes now, and nobody will before the region is open again.
             region.close().map_err(|e| not_written(segment, e))?;
             region.lower(enough);
@@ -622,7 +683,7 @@ impl Log {
     }
 
     /// What the writer of a commit that is visible now (or, if not `visible`, will be behind a sync) is asked to do: of
-    /// [`RING`] and [`WAKE`]. Asks each once.
+    /// [`RING`], [`WAKE`] and [`SPACE`]. Asks each once.
     #[inline]
     pub(crate) fn take_asked(&self, visible: bool) -> u8 {
         // Sequentially consistent, like the store that published the write: see `watch`.
@@ -632,7 +693,7 @@ impl Log {
     #[cold]
     fn take_asked_now(&self, visible: bool) -> u8 {
         // Whoever leads the sync wakes those who watch.
-        let mine = if visible { RING | WAKE } else { RING };
+        let mine = if visible { RING | WAKE | SPACE } else { RING | SPACE };
         self.asked.fetch_and(!mine, Ordering::SeqCst) & mine
     }
 
@@ -741,6 +802,11 @@ impl Log {
     /// Bytes of closed segments that wait for their sync.
     pub(crate) fn unsynced_bytes(&self) -> u64 {
         self.unsynced.lock().iter().map(|segment| segment.region.published()).sum()
+    }
+
+    /// Whether writers wait for the disk as a rule.
+    pub(crate) fn syncs(&self) -> bool {
+        self.syncs
     }
 
     /// Whether closed segments wait for their sync.
@@ -854,7 +920,8 @@ impl Log {
 
     /// Seals all, gives unused space back and writes down that the store was closed. No writer may be left.
     pub(crate) fn close(&self) -> Result<()> {
-        // A writer that was let in before the store was closed finds no room from here on.
+        // A writer that was let in before the store was closed finds no room from here on, and makes none.
+        let _making = self.making.lock();
         let mut grow = self.grow.lock();
         grow.closed = true;
         self.sync(false)?;
@@ -927,15 +994,26 @@ fn not_written(segment: &Segment, e: std::io::Error) -> Error {
     Error::sync(format_args!("cannot write {}", segment::file_name(segment.header.number)), e)
 }
 
-/// Bytes of a segment that the background thread prepares at a time.
+/// Whether a record of `bytes` fits into a segment that is still empty.
+fn has_room(next: &Segment, bytes: u64) -> bool {
+    next.header.capacity - HEADER_BYTES >= bytes
+}
+
+/// The segments that are prepared for writers, and for each whether what deletes may need is kept there: in the last.
+fn prepared_segments<'a>(active: &'a Arc<Segment>, grow: &'a Grow) -> impl Iterator<Item = (&'a Arc<Segment>, bool)> {
+    [(active, grow.next.is_none())].into_iter().chain(grow.next.iter().map(|next| (next, true)))
+}
+
+/// Bytes of a segment that are prepared at a time.
 fn prepared_at_a_time(capacity: u64) -> u64 {
     (capacity / 4).min(16 * PREPARED_BYTES_MAX)
 }
 
-/// How far a segment needs to be prepared while nobody writes, if it is prepared much further.
-fn more_than_enough(segment: &Segment) -> Option<u64> {
+/// How far a segment needs to be prepared while nobody writes, if it is prepared much further: for what deletes may need, if
+/// there is no segment behind it where that is `kept`.
+fn more_than_enough(segment: &Segment, kept: bool) -> Option<u64> {
     let margin = segment.header.capacity / 64;
-    let enough = segment.region.reserved() + segment.kept_bytes() + margin;
+    let enough = segment.region.reserved() + if kept { segment.kept_bytes() } else { 0 } + margin;
     (segment.region.limit() > enough + 2 * margin).then_some(enough)
 }
 
