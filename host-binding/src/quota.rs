@@ -288,6 +288,11 @@ impl LocalBucket for Metered {
         self.inner.watchable()
     }
 
+    #[cfg(feature = "remote")]
+    fn watched(&self) -> Option<crate::backend::changes::Watched> {
+        self.inner.watched()
+    }
+
     fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {
         self.inner.get(key)
     }

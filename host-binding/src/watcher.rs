@@ -1,6 +1,6 @@
-//! `watch-service`: tells a component that exports `watcher` of committed changes, from the engine's change feed.
+//! `watch-service`: tells a component that exports `watcher` of committed changes, from the engine's change feed or a service's.
 //!
-//! Flow: `kvasi::Watch` -> [`WatchService::step`] reads a batch of events ahead -> a fresh wasmtime store -> `on-set`, `on-delete`
+//! Flow: `kvasi::Watch`, or `changes::Feed` of a service -> [`WatchService::step`] reads a batch of events ahead -> a fresh wasmtime store -> `on-set`, `on-delete`
 //! -> the position, kept in the watched store itself. One service, one component, one thread at a time.
 //!
 //! **Where the queue is.** In the log: a writer does nothing for those who watch, and a component that is slow reads later. What
@@ -9,6 +9,10 @@
 //!
 //! **At least once.** The position stands in the bucket `kvasi:watch/NAME`, behind the events that were delivered. What was
 //! delivered after it was last written, or last on the disk, is delivered again after a crash.
+//!
+//! **Services.** etcd tells of every revision, in order, and a revision is a position: all is as with the engine, as long as the cluster has not
+//! compacted it away, which is `Lagged`. Redis tells whoever is connected and keeps nothing: *at most once*. What happens while the
+//! connection is broken is missed, and so is what happens before a service is there again: both are `Lagged`.
 //!
 //! **Hops.** A write made inside a callback is one step further than the event that the callback was told of. A record has no
 //! room for that; so such a write is preceded by a *note* in the bucket `kvasi:watch`, which all services of the store read: in which
@@ -22,6 +26,8 @@
 //! store of its own, with its own fuel, time and memory: what a callback breaks is that store. 3. No callback is under way
 //! while the feed is read, and none inside a host call.
 
+#[cfg(feature = "remote")]
+use crate::backend::changes::{Following, Told, Watched};
 use crate::backend::{Guard, Key, LocalBucket, Observed, Page, PageBounds, Pair, SetOptions, Swap};
 use crate::ctx::Bucket;
 use crate::{Code, Error, Rights, WasiKeyValueCtx, WasiKeyValueView};
@@ -38,7 +44,7 @@ use wasmtime::{Store, StoreLimits, StoreLimitsBuilder};
 const WATCHER: &str = "wasi:keyvalue/watcher@0.2.0-draft2";
 /// The bucket of notes; a service keeps its position in one named after this, a slash and the service.
 const NOTES: &str = "kvasi:watch";
-const POSITION: &[u8] = b"position";
+const POSITION: &str = "position";
 const NOTE: &[u8] = b"note";
 
 /// Bounds on what a service does at once, and what it gives a component.
@@ -110,7 +116,62 @@ struct Queued {
     value: Option<Bytes>,
     hops: u8,
     /// Where its commit begins, or a little before.
-    from: Position,
+    from: u64,
+}
+
+/// Where changes come from.
+enum Source {
+    Engine(Watch),
+    #[cfg(feature = "remote")]
+    Service(Following),
+}
+
+impl Source {
+    fn position(&self) -> u64 {
+        match self {
+            Source::Engine(watch) => watch.position().get(),
+            #[cfg(feature = "remote")]
+            Source::Service(following) => following.position(),
+        }
+    }
+}
+
+/// A bucket whose changes can be followed.
+enum Followable {
+    Engine(kvasi::Bucket),
+    #[cfg(feature = "remote")]
+    Service(Watched),
+}
+
+impl Followable {
+    fn of(bucket: &dyn LocalBucket) -> Option<Self> {
+        if let Some(bucket) = bucket.watchable() {
+            return Some(Followable::Engine(bucket));
+        }
+        #[cfg(feature = "remote")]
+        if let Some(watched) = bucket.watched() {
+            return Some(Followable::Service(watched));
+        }
+        None
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Followable::Engine(bucket) => bucket.name(),
+            #[cfg(feature = "remote")]
+            Followable::Service(watched) => watched.name(),
+        }
+    }
+
+    fn is_of_same_store(&self, other: &Followable) -> bool {
+        match (self, other) {
+            (Followable::Engine(one), Followable::Engine(other)) => one.store().is_same(other.store()),
+            #[cfg(feature = "remote")]
+            (Followable::Service(one), Followable::Service(other)) => one.is_of_same_store(other),
+            #[cfg(feature = "remote")]
+            _ => false,
+        }
+    }
 }
 
 /// Delivers the changes of some buckets to one component. See the module's documentation in the source for what it promises.
@@ -124,8 +185,10 @@ pub struct WatchService<T: 'static> {
     buckets: Vec<(String, String)>,
     ctx: WasiKeyValueCtx,
     hops: Arc<Hops>,
-    state: kvasi::Bucket,
-    watch: Watch,
+    state: Arc<dyn LocalBucket>,
+    source: Source,
+    /// Whether changes were missed before it was made.
+    missed: bool,
     queue: VecDeque<Queued>,
     /// Notes whose writes are to come: hashes of keys.
     noted: HashMap<u64, u8>,
@@ -143,7 +206,7 @@ impl<T> fmt::Debug for WatchService<T> {
 
 impl<T: WasiKeyValueView + 'static> WatchService<T> {
     /// A service for the component `pre`, which goes on where the last one of this `name` stopped, or begins now. The component is
-    /// told of the buckets on which `ctx` gives it the right [`Rights::WATCH`]; they must be of one kvasi store. `host`
+    /// told of the buckets on which `ctx` gives it the right [`Rights::WATCH`]; they must be of one store: a kvasi store, one of etcd or a Redis server. `host`
     /// makes the state of each of its wasmtime stores, `limits` finds the limits in it.
     ///
     /// # Errors
@@ -164,21 +227,47 @@ impl<T: WasiKeyValueView + 'static> WatchService<T> {
         };
         let (on_set, on_delete) = (export("on-set")?, export("on-delete")?);
         let followed = followed(ctx)?;
-        let store = followed.first().ok_or_else(|| Error::new(Code::Unsupported))?.1.store().clone();
-        let own = |name: &str| Ok::<_, Error>(store.bucket(name)?.with_durability(Durability::Os));
-        let (state, notes) = (own(&format!("{NOTES}/{name}"))?, own(NOTES)?);
-        let (from, noted) = match state.get(POSITION)? {
-            Some(kept) => decode(&kept).ok_or_else(|| Error::new(Code::Corrupt))?,
-            None => (store.position(), HashMap::new()),
+        let first = &followed.first().ok_or_else(|| Error::new(Code::Unsupported))?.1;
+        let state_name = format!("{NOTES}/{name}");
+        let (state, notes): (Arc<dyn LocalBucket>, _) = match first {
+            Followable::Engine(bucket) => {
+                let own = |name| Ok::<_, Error>(bucket.store().bucket(name)?.with_durability(Durability::Os));
+                (Arc::new(own(&state_name)?), Notes::Engine(own(NOTES)?))
+            }
+            #[cfg(feature = "remote")]
+            Followable::Service(watched) => (watched.sibling(&state_name), Notes::Service(watched.clone())),
         };
-        let hops = Arc::new(Hops { notes: notes.clone(), now: AtomicU8::new(0) });
+        let kept = match state.get(POSITION)? {
+            Some(kept) => Some(decode(&kept).ok_or_else(|| Error::new(Code::Corrupt))?),
+            None => None,
+        };
+        let mut missed = false;
+        let source = match first {
+            Followable::Engine(bucket) => {
+                let store = bucket.store();
+                let from = kept.as_ref().map_or(store.position(), |(from, _)| Position::from_u64(*from));
+                let buckets = followed.iter().filter_map(|(_, bucket)| match bucket {
+                    Followable::Engine(bucket) => Some(bucket),
+                    #[cfg(feature = "remote")]
+                    Followable::Service(_) => None,
+                });
+                let notes = bucket.store().bucket(NOTES)?;
+                Source::Engine(store.watch(WatchFrom::Position(from))?.only(buckets.chain([&notes])))
+            }
+            #[cfg(feature = "remote")]
+            Followable::Service(watched) => {
+                let names: Vec<&str> = followed.iter().map(|(_, bucket)| bucket.name()).collect();
+                missed = kept.is_some() && !watched.resumes();
+                Source::Service(watched.follow(&names, NOTES, kept.as_ref().map(|(from, _)| *from))?)
+            }
+        };
+        let noted = kept.filter(|_| !missed).map(|(_, noted)| noted).unwrap_or_default();
+        let hops = Arc::new(Hops { notes, now: AtomicU8::new(0) });
         let ctx = ctx.with_buckets(|grant| {
-            let bucket = grant.bucket.watchable().filter(|bucket| bucket.store().is_same(&store))?;
+            let bucket = Followable::of(&*grant.bucket).filter(|bucket| bucket.is_of_same_store(first))?;
             Some(Arc::new(Followed { name: bucket.name().into(), bucket: grant.bucket.clone(), hops: hops.clone() }))
         });
-        let watch =
-            store.watch(WatchFrom::Position(from))?.only(followed.iter().map(|(_, bucket)| bucket).chain([&notes]));
-        let buckets = followed.into_iter().map(|(name, bucket)| (name, bucket.name().to_owned())).collect();
+        let buckets = followed.iter().map(|(name, bucket)| (name.clone(), bucket.name().to_owned())).collect();
         let service = WatchService {
             pre,
             on_set,
@@ -190,7 +279,8 @@ impl<T: WasiKeyValueView + 'static> WatchService<T> {
             ctx,
             hops,
             state,
-            watch,
+            source,
+            missed,
             queue: VecDeque::new(),
             noted,
             failures: 0,
@@ -198,6 +288,15 @@ impl<T: WasiKeyValueView + 'static> WatchService<T> {
         // So that nothing is missed from here on, also if this process ends before anything comes.
         service.keep_position()?;
         Ok(service)
+    }
+
+    /// Whether changes come over a network, so that those made just now may not be there yet.
+    pub fn is_over_a_network(&self) -> bool {
+        match self.source {
+            Source::Engine(_) => false,
+            #[cfg(feature = "remote")]
+            Source::Service(_) => true,
+        }
     }
 
     /// Delivers what there is, at most one batch; waits for something at most `timeout`. Call it again and again.
@@ -235,58 +334,94 @@ impl<T: WasiKeyValueView + 'static> WatchService<T> {
 
     /// Fills the queue; whether something was missed before.
     fn read_ahead(&mut self, timeout: Duration) -> Result<bool, Error> {
-        let mut bytes = 0;
-        // Where the watch stood before it read a commit: no later than where that begins.
-        let mut from = self.watch.position();
-        let mut next = self.watch.wait(timeout)?;
-        while let Some(delivery) = next {
-            match delivery {
-                Delivery::Commit(events) => {
-                    for event in events {
-                        bytes += self.take(&event, from);
-                    }
-                }
-                Delivery::Lagged { .. } => {
+        if std::mem::take(&mut self.missed) {
+            return Ok(true);
+        }
+        let (mut bytes, mut timeout) = (0, timeout);
+        while self.queue.len() < self.options.events_max && bytes < self.options.bytes_max {
+            match self.read_one(timeout)? {
+                Read::Nothing => break,
+                Read::Bytes(more) => bytes += more,
+                Read::Missed => {
                     self.noted.clear();
                     return Ok(true);
                 }
-                // A power cut has taken what was seen before; there is nothing to make up for.
-                _ => {}
             }
-            if self.queue.len() >= self.options.events_max || bytes >= self.options.bytes_max {
-                break;
+            // What is not there yet is waited for only as long as there is nothing to deliver.
+            if !self.queue.is_empty() {
+                timeout = Duration::ZERO;
             }
-            from = self.watch.position();
-            next = self.watch.try_next()?;
         }
         Ok(false)
     }
 
-    /// Queues an event, or takes up a note; the bytes it takes here.
-    fn take(&mut self, event: &kvasi::Event, from: Position) -> usize {
+    /// Takes the next commit, change or note.
+    fn read_one(&mut self, timeout: Duration) -> Result<Read, Error> {
+        match &mut self.source {
+            Source::Engine(watch) => {
+                // Where the watch stood before it read a commit: no later than where that begins.
+                let from = watch.position().get();
+                let next = if timeout.is_zero() { watch.try_next()? } else { watch.wait(timeout)? };
+                match next {
+                    None => Ok(Read::Nothing),
+                    Some(Delivery::Commit(events)) => {
+                        Ok(Read::Bytes(events.iter().map(|event| self.take(event, from)).sum()))
+                    }
+                    Some(Delivery::Lagged { .. }) => Ok(Read::Missed),
+                    // A power cut has taken what was seen before; there is nothing to make up for.
+                    Some(_) => Ok(Read::Bytes(0)),
+                }
+            }
+            #[cfg(feature = "remote")]
+            Source::Service(following) => match following.next(timeout)? {
+                None => Ok(Read::Nothing),
+                Some(Told::Lagged) => Ok(Read::Missed),
+                Some(Told::UpTo(_)) => Ok(Read::Bytes(0)),
+                Some(Told::Note(note)) => {
+                    self.take_note(&note);
+                    Ok(Read::Bytes(0))
+                }
+                Some(Told::Change { bucket, key, value, before }) => {
+                    let Some((_, bucket)) = self.buckets.get(bucket) else { return Ok(Read::Bytes(0)) };
+                    let bucket = bucket.clone();
+                    Ok(Read::Bytes(self.enqueue(&bucket, key, value, before)))
+                }
+            },
+        }
+    }
+
+    /// Queues an event of the engine, or takes up a note; the bytes it takes here.
+    fn take(&mut self, event: &kvasi::Event, from: u64) -> usize {
         let Some(bucket) = event.bucket() else { return 0 };
-        if bucket == self.hops.notes.name() {
+        if bucket == NOTES {
             if let Some(note) = event.value().filter(|_| event.key() == NOTE) {
                 self.take_note(note);
             }
             return 0;
         }
-        let hops = self.noted.remove(&hash(bucket, event.key())).unwrap_or(0);
         let value = match event.change() {
             Change::Set { value, .. } => Some(value.clone().into_bytes()),
             Change::Delete => None,
             // Nobody can open it any more.
             _ => return 0,
         };
+        // A guest can name no key but text.
+        match std::str::from_utf8(event.key()) {
+            Ok(key) => self.enqueue(bucket, key.to_owned(), value, from),
+            Err(_) => 0,
+        }
+    }
+
+    /// Queues a change; the bytes it takes here.
+    fn enqueue(&mut self, bucket: &str, key: String, value: Option<Bytes>, from: u64) -> usize {
+        let hops = self.noted.remove(&hash(bucket, key.as_bytes())).unwrap_or(0);
         if hops >= self.options.hops_max {
             tracing::warn!(bucket, hops, "a chain of callbacks was cut: each was set off by a write of the one before");
             return 0;
         }
-        // A guest can name no key but text.
-        let Ok(key) = std::str::from_utf8(event.key()) else { return 0 };
         let bytes = key.len() + value.as_ref().map_or(0, Bytes::len);
         for (grant, _) in self.buckets.iter().enumerate().filter(|(_, (_, inner))| inner == bucket) {
-            self.queue.push_back(Queued { grant, key: key.to_owned(), value: value.clone(), hops, from });
+            self.queue.push_back(Queued { grant, key: key.clone(), value: value.clone(), hops, from });
         }
         bytes
     }
@@ -346,7 +481,7 @@ impl<T: WasiKeyValueView + 'static> WatchService<T> {
 
     /// Writes down where the next service of this name is to go on.
     fn keep_position(&self) -> Result<(), Error> {
-        let from = self.queue.front().map_or(self.watch.position(), |event| event.from);
+        let from = self.queue.front().map_or(self.source.position(), |event| event.from);
         let mut noted = self.noted.clone();
         for event in self.queue.iter().filter(|event| event.hops > 0) {
             noted.insert(hash(&self.buckets[event.grant].1, event.key.as_bytes()), event.hops);
@@ -356,12 +491,27 @@ impl<T: WasiKeyValueView + 'static> WatchService<T> {
     }
 }
 
+/// What reading ahead came to.
+enum Read {
+    Nothing,
+    /// So many bytes for the queue, if any.
+    Bytes(usize),
+    /// Something that does not come any more.
+    Missed,
+}
+
 /// The buckets to be told of, each with the name that the component has for it.
-fn followed(ctx: &WasiKeyValueCtx) -> Result<Vec<(String, kvasi::Bucket)>, Error> {
-    let mut followed: Vec<(String, kvasi::Bucket)> = Vec::new();
+fn followed(ctx: &WasiKeyValueCtx) -> Result<Vec<(String, Followable)>, Error> {
+    let mut followed: Vec<(String, Followable)> = Vec::new();
     for grant in ctx.grants().filter(|grant| grant.rights.contains(Rights::WATCH)) {
-        let bucket = grant.bucket.watchable().ok_or_else(|| Error::new(Code::Unsupported))?;
-        if followed.first().is_some_and(|(_, first)| !first.store().is_same(bucket.store())) {
+        let bucket = Followable::of(&*grant.bucket).ok_or_else(|| {
+            let text = format!(
+                "the store of bucket {:?} tells of no changes: the engine, etcd and a Redis server do",
+                grant.name
+            );
+            Error::with_detail(Code::Unsupported, text)
+        })?;
+        if followed.first().is_some_and(|(_, first)| !first.is_of_same_store(&bucket)) {
             return Err(Error::with_detail(Code::Unsupported, "the buckets to be watched are in several stores"));
         }
         followed.push((String::from(&*grant.name), bucket));
@@ -377,8 +527,8 @@ fn hash(bucket: &str, key: &[u8]) -> u64 {
 }
 
 /// The position, then each note: hash and hops.
-fn encode(from: Position, noted: &HashMap<u64, u8>) -> Vec<u8> {
-    let mut bytes = from.get().to_le_bytes().to_vec();
+fn encode(from: u64, noted: &HashMap<u64, u8>) -> Vec<u8> {
+    let mut bytes = from.to_le_bytes().to_vec();
     for (hash, hops) in noted {
         bytes.extend_from_slice(&hash.to_le_bytes());
         bytes.push(*hops);
@@ -386,18 +536,37 @@ fn encode(from: Position, noted: &HashMap<u64, u8>) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<(Position, HashMap<u64, u8>)> {
+fn decode(bytes: &[u8]) -> Option<(u64, HashMap<u64, u8>)> {
     let (from, notes) = bytes.split_first_chunk()?;
     let note = |note: &[u8]| Some((u64::from_le_bytes(*note.first_chunk()?), *note.get(8)?));
     let noted = notes.chunks(9).map(note).collect::<Option<_>>()?;
-    Some((Position::from_u64(u64::from_le_bytes(*from)), noted))
+    Some((u64::from_le_bytes(*from), noted))
 }
 
 /// How far the callback that runs now is from a write of somebody else, and where that is noted.
 struct Hops {
-    notes: kvasi::Bucket,
+    notes: Notes,
     /// Of a write made now.
     now: AtomicU8,
+}
+
+/// Where it is noted that a write of a callback comes.
+enum Notes {
+    Engine(kvasi::Bucket),
+    #[cfg(feature = "remote")]
+    Service(Watched),
+}
+
+impl Notes {
+    fn write(&self, note: &[u8]) -> Result<(), Error> {
+        match self {
+            // Not waited for: it is logged before the write, and so durable no later.
+            Notes::Engine(notes) => drop(notes.start_set(NOTE, note)?),
+            #[cfg(feature = "remote")]
+            Notes::Service(watched) => watched.note(NOTES, note)?,
+        }
+        Ok(())
+    }
 }
 
 /// A bucket in the hands of a callback: writes are noted before they are made.
@@ -431,9 +600,7 @@ impl Followed {
         for key in keys {
             note.extend_from_slice(&hash(&self.name, key).to_le_bytes());
         }
-        // Not waited for: it is logged before the write, and so durable no later.
-        drop(self.hops.notes.start_set(NOTE, &note)?);
-        Ok(())
+        self.hops.notes.write(&note)
     }
 }
 

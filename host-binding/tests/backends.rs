@@ -14,6 +14,9 @@ mod conformance;
 mod cosmos_fake;
 #[path = "backends/faults.rs"]
 mod faults;
+#[path = "watcher/host.rs"]
+#[cfg(feature = "cli")]
+mod host;
 #[path = "backends/moves.rs"]
 #[cfg(feature = "cli")]
 mod moves;
@@ -21,6 +24,12 @@ mod moves;
 mod proxy;
 #[path = "backends/servers.rs"]
 mod servers;
+#[path = "watcher/silent.rs"]
+#[cfg(feature = "cli")]
+mod silent;
+#[path = "backends/watching.rs"]
+#[cfg(feature = "cli")]
+mod watching;
 
 use kvasi_wasmtime::backend::remote::{Policy, RemoteBackend, connect};
 use std::sync::Arc;
@@ -38,6 +47,48 @@ async fn memory_as_the_measure_of_the_cases() {
 #[cfg(feature = "redis")]
 mod redis {
     use super::*;
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn redis_tells_of_changes_while_somebody_follows_and_says_when_some_were_missed() {
+        let Some(server) = servers::redis_with(&["--notify-keyspace-events", "Kghxe"]) else { return };
+        for (database, more) in [("", ""), ("/3", "?prefix=p*[")] {
+            let world = watching::World::of(&format!("{}{database}{more}", server.url));
+            watching::changes(&world);
+            let mut service = world.service("new").unwrap();
+            world.bucket.set_with("short", b"v", short()).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            let told = world.settle(&mut service);
+            assert!(told.iter().any(|told| told == &host::pair("short", "deleted")), "{told:?}");
+            // The server forgets who listened.
+            servers::answer(server.ports[0], b"CLIENT KILL TYPE pubsub\r\n").unwrap();
+            world.lags(&mut service);
+            world.bucket.set("z", b"1").unwrap();
+            assert_eq!(world.settle(&mut service), [host::pair("z", "1")]);
+            drop(service);
+            world.bucket.set("while", b"yes").unwrap();
+            let mut service = world.service("new").unwrap();
+            assert!(matches!(service.step(std::time::Duration::ZERO).unwrap(), kvasi_wasmtime::Step::Lagged));
+            world.bucket.set("z", b"2").unwrap();
+            assert_eq!(world.settle(&mut service), [host::pair("z", "2")]);
+        }
+    }
+
+    #[cfg(feature = "cli")]
+    fn short() -> kvasi_wasmtime::backend::SetOptions {
+        let mut options = kvasi_wasmtime::backend::SetOptions::default();
+        options.ttl = Some(std::time::Duration::from_millis(100));
+        options
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn a_server_that_tells_of_nothing_is_found_out() {
+        let Some(server) = servers::redis() else { return };
+        let error = watching::World::of(&server.url).service("test").unwrap_err();
+        assert_eq!(error.code(), kvasi_wasmtime::Code::Unsupported);
+        assert!(error.to_string().contains("notify-keyspace-events"), "{error}");
+    }
 
     #[cfg(feature = "cli")]
     #[test]
@@ -62,6 +113,13 @@ mod redis {
         faults::cuts(&proxy, &*bucket).await;
         let direct = faults::bucket(&server.url).await;
         faults::stopped(&mut server, &*direct).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn redis_batches_that_break_off_say_so() {
+        let Some(server) = servers::redis() else { return };
+        assert!(servers::answer(server.ports[0], b"CONFIG SET maxmemory 24mb\r\n").is_some());
+        faults::pieces(&*connected(&server.url).await.bucket("pieces").unwrap()).await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -92,6 +150,58 @@ mod etcd {
 
     #[cfg(feature = "cli")]
     #[test]
+    fn etcd_tells_of_every_change_also_of_those_while_nobody_followed() {
+        let Some(server) = servers::etcd(1) else { return };
+        // A prefix, and none: the watch is of that range.
+        for prefix in ["", "&prefix=p/"] {
+            let world = watching::World::of(&format!("{}{prefix}", server.url));
+            watching::changes(&world);
+            world.bucket.set("while", b"no").unwrap();
+            let mut service = world.service("test").unwrap();
+            assert_eq!(world.settle(&mut service), [host::pair("while", "no")]);
+            drop(service);
+            // What is compacted away is missed, and that is said.
+            world.bucket.set("gone", b"1").unwrap();
+            world.bucket.set("gone", b"2").unwrap();
+            let ask = |call: &str, body: &str| {
+                let head = format!("POST /v3/kv/{call} HTTP/1.0\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                String::from_utf8(servers::answer(server.ports[0], head.as_bytes()).unwrap()).unwrap()
+            };
+            let told = ask("range", "{\"key\":\"AA==\"}");
+            let revision = told.split_once("\"revision\":\"").unwrap().1.split('"').next().unwrap();
+            ask("compaction", &format!("{{\"revision\":\"{revision}\"}}"));
+            let mut service = world.service("test").unwrap();
+            world.lags(&mut service);
+            world.bucket.set("z", b"").unwrap();
+            assert_eq!(world.settle(&mut service).last(), Some(&host::pair("z", "")));
+        }
+        watching::command(&server);
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn a_watch_of_etcd_that_breaks_misses_nothing() {
+        let Some(server) = servers::etcd(1) else { return };
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let proxy = runtime.block_on(proxy::Proxy::to(server.ports[0]));
+        let world = watching::World::of(&server.url.replace(&server.ports[0].to_string(), &proxy.port.to_string()));
+        let direct = watching::World::of(&server.url);
+        let mut service = world.service("test").unwrap();
+        for i in 0..5 {
+            direct.bucket.set("k", i.to_string().as_bytes()).unwrap();
+            proxy.set(proxy::Mode::CutAnswer { bytes: 20, reset: true });
+            direct.bucket.set("k", b"again").unwrap();
+        }
+        // Silence, for longer than any call of the client may take.
+        std::thread::sleep(std::time::Duration::from_millis(2500));
+        direct.bucket.set("k", b"last").unwrap();
+        let told = world.settle(&mut service);
+        assert_eq!(told.iter().filter(|(_, value)| value != "again").count(), 6, "{told:?}");
+        assert_eq!((told.len(), told.last()), (11, Some(&host::pair("k", "last"))));
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
     fn a_component_moves_to_etcd_and_back() {
         let Some(server) = servers::etcd(1) else { return };
         moves::there_and_back(&server);
@@ -116,6 +226,12 @@ mod etcd {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn etcd_batches_that_break_off_say_so() {
+        let Some(server) = servers::etcd_with(1, &["--quota-backend-bytes=24000000"]) else { return };
+        faults::pieces(&*connected(&server.url).await.bucket("pieces").unwrap()).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn etcd_conforms() {
         let Some(server) = servers::etcd(1) else { return };
         conformance::all(&*connected(&server.url).await).await;
@@ -134,6 +250,15 @@ mod etcd {
 #[cfg(feature = "memcached")]
 mod memcached {
     use super::*;
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn memcached_tells_of_no_changes_and_that_is_said() {
+        let Some(server) = servers::memcached() else { return };
+        let error = watching::World::of(&server.url).service("test").unwrap_err();
+        assert_eq!(error.code(), kvasi_wasmtime::Code::Unsupported);
+        assert!(error.to_string().contains("tells of no changes"), "{error}");
+    }
 
     #[cfg(feature = "cli")]
     #[test]

@@ -4,6 +4,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "watcher/silent.rs"]
+mod silent;
+
+use silent::watcher;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -419,15 +423,6 @@ fn a_bucket_is_copied_compared_and_never_onto_itself() {
     shell.fails(&["copy", "a", "b", "--bucket", "visits", "--resume", "position"], &["position of a copy of x to y"]);
     shell.file("position", b"nonsense");
     shell.fails(&["copy", "a", "b", "--bucket", "visits", "--resume", "position"], &["no position"]);
-}
-
-/// The watcher of the tests, without its log, which a command does not serve.
-fn watcher() -> Vec<u8> {
-    let source = include_str!("watcher.wat");
-    let lines = source.lines().filter(|line| !line.contains("(import \"log\"") && !line.contains("$log (canon"));
-    let lines = lines.filter(|line| !line.contains("\"host\" \"log\"") && !line.contains("(call $log"));
-    let silent: Vec<String> = lines.map(|line| line.replace("(export \"log\" (func $log))", "")).collect();
-    wat::parse_str(silent.join("\n")).unwrap()
 }
 
 #[test]

@@ -4,48 +4,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "watcher/host.rs"]
+mod host;
+
+use host::{Log, State, options, pair, watch};
 use kvasi::{Bucket, Durability, Options};
 use kvasi_wasmtime::backend::{Backend, Capabilities, LocalBucket, Memory};
-use kvasi_wasmtime::{
-    Code, Rights, Step, WasiKeyValueCtx, WasiKeyValueCtxView, WasiKeyValueView, WatchOptions, WatchService,
-};
-use std::sync::{Arc, Mutex};
+use kvasi_wasmtime::{Code, Rights, Step, WasiKeyValueCtx, WatchOptions, WatchService};
+use std::sync::Arc;
 use std::time::Duration;
-use wasmtime::component::{Component, InstancePre, Linker, ResourceTable};
-use wasmtime::{Engine, StoreLimits};
-
-type Log = Arc<Mutex<Vec<(String, String)>>>;
-
-struct State {
-    keyvalue: WasiKeyValueCtx,
-    table: ResourceTable,
-    limits: StoreLimits,
-    log: Log,
-}
-
-impl WasiKeyValueView for State {
-    fn keyvalue(&mut self) -> WasiKeyValueCtxView<'_> {
-        WasiKeyValueCtxView { ctx: &mut self.keyvalue, table: &mut self.table }
-    }
-}
-
-fn engine() -> Engine {
-    Engine::new(wasmtime::Config::new().concurrency_support(false).consume_fuel(true)).unwrap()
-}
-
-fn component(engine: &Engine) -> InstancePre<State> {
-    let mut linker = Linker::<State>::new(engine);
-    kvasi_wasmtime::add_to_linker_sync(&mut linker).unwrap();
-    linker
-        .root()
-        .func_wrap("log", |cx: wasmtime::StoreContextMut<'_, State>, (key, value): (String, Vec<u8>)| {
-            cx.data().log.lock().unwrap().push((key, String::from_utf8(value).unwrap()));
-            Ok(())
-        })
-        .unwrap();
-    let component = Component::new(engine, wat::parse_str(include_str!("watcher.wat")).unwrap()).unwrap();
-    linker.instantiate_pre(&component).unwrap()
-}
 
 /// A store, a bucket in it, and a service that is told of it.
 struct World {
@@ -55,16 +22,10 @@ struct World {
     service: WatchService<State>,
 }
 
-fn options() -> WatchOptions {
-    WatchOptions { fuel: 1_000_000, memory_bytes_max: 1 << 20, backoff: Duration::ZERO, ..WatchOptions::default() }
-}
-
 fn service(store: &kvasi::Store, log: &Log, options: WatchOptions) -> WatchService<State> {
     let bucket = store.bucket("main").unwrap();
     let ctx = WasiKeyValueCtx::builder().bucket("guest's name", bucket).build();
-    let log = log.clone();
-    let host = move |keyvalue, limits| State { keyvalue, table: ResourceTable::new(), limits, log: log.clone() };
-    WatchService::new("test", component(&engine()), &ctx, options, host, |state| &mut state.limits).unwrap()
+    watch("test", &ctx, log, options).unwrap()
 }
 
 fn world_of(store: kvasi::Store) -> World {
@@ -88,10 +49,6 @@ impl World {
             }
         }
     }
-}
-
-fn pair(key: &str, value: &str) -> (String, String) {
-    (key.to_owned(), value.to_owned())
 }
 
 #[test]
@@ -191,9 +148,7 @@ fn watch_62_a_chain_through_two_components_is_one_chain() {
     let log = Log::default();
     let make = |name: &str| {
         let ctx = WasiKeyValueCtx::builder().bucket("main", store.bucket("main").unwrap()).build();
-        let log = log.clone();
-        let host = move |keyvalue, limits| State { keyvalue, table: ResourceTable::new(), limits, log: log.clone() };
-        WatchService::new(name, component(&engine()), &ctx, options(), host, |state| &mut state.limits).unwrap()
+        watch(name, &ctx, &log, options()).unwrap()
     };
     let mut services = [make("one"), make("two")];
     store.bucket("main").unwrap().set(b"a", b"").unwrap();
@@ -367,8 +322,7 @@ impl LocalBucket for Elsewhere {
 fn what_cannot_be_watched_is_not_supported() {
     const { assert!(Capabilities::ENGINE.watchable) };
     let code = |ctx: &WasiKeyValueCtx| {
-        let host = |keyvalue, limits| State { keyvalue, table: ResourceTable::new(), limits, log: Log::default() };
-        let made = WatchService::new("x", component(&engine()), ctx, options(), host, |state| &mut state.limits);
+        let made = watch("x", ctx, &Log::default(), options());
         made.unwrap_err().code()
     };
     let memory = || Memory::new().unwrap().bucket("b").unwrap();

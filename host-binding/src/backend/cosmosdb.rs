@@ -18,7 +18,7 @@
 
 use super::http::{Http, Reply};
 use super::remote::{
-    Answer, Failure, Policy, RemoteBackend, RemoteBucket, Repeat, decoded, escaped, escaped_by, number, query,
+    Answer, Failure, Policy, RemoteBackend, RemoteBucket, Repeat, decoded, escaped, escaped_by, number, partly, query,
 };
 use super::{Capabilities, Guard, Key, Observed, Page, PageBounds, Pair, SetOptions, Swap};
 use crate::{Code, Error, Utf8Bytes};
@@ -540,11 +540,6 @@ impl Bucket {
             from = next;
         }
     }
-}
-
-/// Of a batch of several keys some may be written.
-fn partly(error: Error, keys: usize) -> Error {
-    if keys > 1 { Error::with_detail(Code::Indeterminate, error) } else { error }
 }
 
 impl RemoteBucket for Bucket {

@@ -14,8 +14,8 @@
 //! 4. A batch is 25 writes or 100 reads a request, and each key by itself; what the service leaves undone is asked for again.
 
 use super::remote::{
-    Answer, Failure, Pauses, Policy, RemoteBackend, RemoteBucket, Repeat, chain, decoded, escaped, number, query,
-    refused,
+    Answer, Failure, Pauses, Policy, RemoteBackend, RemoteBucket, Repeat, chain, decoded, escaped, number, partly,
+    query, refused,
 };
 use super::{Capabilities, Guard, Key, Observed, Page, PageBounds, Pair, SetOptions, Swap};
 use crate::{Code, Error, Utf8Bytes};
@@ -464,23 +464,23 @@ impl Bucket {
             };
             let written = self.link.run(Repeat::Writes, send).await;
             // What an earlier round has written stays.
-            let mut answer = written.map_err(|error| if asked < whole { partly(error) } else { error })?;
+            let mut answer = written.map_err(|error| partly(error, if asked < whole { 2 } else { 1 }))?;
             let undone = answer.unprocessed_items.as_mut().and_then(|tables| tables.remove(&self.link.table));
             left = undone.unwrap_or_default();
             if left.is_empty() {
                 return Ok(());
             }
             let waited = pauses.wait(left.len() < asked).await;
-            waited.map_err(|error| if left.len() < whole { partly(error) } else { error })?;
+            waited.map_err(|error| partly(error, if left.len() < whole { 2 } else { 1 }))?;
         }
     }
 
     async fn write_many(&self, writes: Vec<WriteRequest>) -> Result<(), Error> {
-        let several = writes.len() > WRITES_MAX;
         let chunks: Vec<Vec<WriteRequest>> = writes.chunks(WRITES_MAX).map(<[_]>::to_vec).collect();
+        let pieces = chunks.len();
         let sent = stream::iter(chunks.into_iter().map(|chunk| self.write_chunk(chunk)));
         let written = sent.buffer_unordered(PARALLEL).try_collect::<()>().await;
-        written.map_err(|error| if several { partly(error) } else { error })
+        written.map_err(|error| partly(error, pieces))
     }
 }
 
@@ -491,11 +491,6 @@ fn renewed(write: &WriteRequest) -> WriteRequest {
         put.item.insert("e".to_owned(), version());
     }
     write
-}
-
-/// Other keys of the batch may be written.
-fn partly(error: Error) -> Error {
-    Error::with_detail(Code::Indeterminate, error)
 }
 
 impl RemoteBucket for Bucket {

@@ -5,17 +5,18 @@
 //! Flow: [`RemoteBucket`] -> [`Policy::run`] -> the key-value service of etcd's version 3 protocol.
 //! Invariants: 1. The guard of a compare-and-swap is the key's modification revision, which the whole cluster never gives twice. 2. Reads
 //! are linearizable: a quorum is asked. 3. A batch is atomic up to 128 keys and 1 MiB, what one transaction holds; larger
-//! ones are several, in order. 4. An increment is a loop of read and conditional write; whoever loses too many races is told that the key is busy.
+//! ones are several, in order, and where a later one fails the caller is told that some may be written. 4. An increment is a loop of read and conditional write; whoever loses too many races is told that the key is busy.
 
+use super::changes::{Changes, Feed, Telling, Told};
 use super::remote::{
-    Answer, Failure, Policy, RemoteBackend, RemoteBucket, Repeat, decoded, escaped, queries, query, refused,
+    Answer, Failure, Policy, RemoteBackend, RemoteBucket, Repeat, decoded, escaped, partly, queries, query, refused,
 };
 use super::{Capabilities, Guard, Key, Observed, Page, PageBounds, Pair, SetOptions, Swap};
 use crate::{Code, Error, Utf8Bytes};
 use bytes::Bytes;
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, GetResponse, KeyValue, KvClient, PutOptions,
-    SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, TxnResponse,
+    Client, Compare, CompareOp, ConnectOptions, DeleteOptions, Event, EventType, GetOptions, GetResponse, KeyValue,
+    KvClient, PutOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, TxnResponse, WatchOptions,
 };
 use std::collections::HashSet;
 use std::fmt;
@@ -31,12 +32,14 @@ const TXN_BYTES_MAX: usize = 1 << 20;
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 /// Rounds of an increment before its caller is told that the key is busy.
 const ROUNDS_MAX: u32 = 64;
+/// Longest pause before a broken watch is begun anew.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 const CAPABILITIES: Capabilities = Capabilities {
     atomic_batches: false,
     snapshot_reads: false,
     ordered: true,
-    watchable: false,
+    watchable: true,
     durable: true,
     expiring: true,
     key_bytes_max: 32 << 10,
@@ -84,8 +87,7 @@ impl RemoteBackend for Etcd {
     }
 
     fn bucket(&self, name: &str) -> Result<Arc<dyn RemoteBucket>, Error> {
-        let base = format!("{}{}/", self.prefix, escaped(name));
-        Ok(Arc::new(EtcdBucket { link: self.link.clone(), identity: name.to_owned(), base }))
+        Ok(Arc::new(EtcdBucket::new(&self.link, &self.prefix, name)))
     }
 }
 
@@ -154,13 +156,20 @@ const GRPC_FAILED_PRECONDITION: i32 = 9;
 const GRPC_UNAVAILABLE: i32 = 14;
 const GRPC_UNAUTHENTICATED: i32 = 16;
 
+#[derive(Clone)]
 struct EtcdBucket {
     link: Arc<Link>,
     identity: String,
+    prefix: String,
     base: String,
 }
 
 impl EtcdBucket {
+    fn new(link: &Arc<Link>, prefix: &str, name: &str) -> Self {
+        let base = format!("{prefix}{}/", escaped(name));
+        EtcdBucket { link: link.clone(), identity: name.to_owned(), prefix: prefix.to_owned(), base }
+    }
+
     fn at(&self, key: &str) -> Result<Vec<u8>, Error> {
         if key.len() > CAPABILITIES.key_bytes_max {
             return Err(Error::new(Code::TooLarge));
@@ -273,6 +282,163 @@ impl EtcdBucket {
     }
 }
 
+/// The key of a note, in the bucket of that name.
+const NOTE: &str = "note";
+
+/// Changes are told in the order of their revisions, over all keys of the prefix, by one watch; a revision is a position, good as
+/// long as the cluster has not compacted it away.
+impl Changes for EtcdBucket {
+    fn store(&self) -> usize {
+        Arc::as_ptr(&self.link).addr()
+    }
+
+    fn name(&self) -> &str {
+        &self.identity
+    }
+
+    fn sibling(&self, name: &str) -> Arc<dyn RemoteBucket> {
+        Arc::new(EtcdBucket::new(&self.link, &self.prefix, name))
+    }
+
+    fn resumes(&self) -> bool {
+        true
+    }
+
+    fn note<'a>(&'a self, name: &'a str, note: &'a [u8]) -> Answer<'a, ()> {
+        let notes = EtcdBucket::new(&self.link, &self.prefix, name);
+        Box::pin(async move { notes.put(NOTE, note, SetOptions::default()).await.map(drop) })
+    }
+
+    fn follow<'a>(&'a self, buckets: &'a [&'a str], notes: &'a str, from: Option<u64>) -> Answer<'a, (u64, Feed)> {
+        Box::pin(async move {
+            let from = match from {
+                Some(from) => i64::try_from(from).map_err(|_| Error::new(Code::Corrupt))?,
+                None => {
+                    let now = |mut service: KvClient| async move {
+                        service.get(self.base.as_str(), Some(GetOptions::new().with_count_only())).await
+                    };
+                    let now = self.link.run(Repeat::Reads, now).await?;
+                    now.header().ok_or_else(|| Error::new(Code::Io))?.revision()
+                }
+            };
+            let watching = Watching {
+                link: self.link.clone(),
+                prefix: self.prefix.clone(),
+                buckets: buckets.iter().map(|name| escaped(name)).collect(),
+                note: format!("{}/{NOTE}", escaped(notes)),
+                upto: from,
+            };
+            Ok((from.unsigned_abs(), Feed::of(|telling| watching.run(telling))))
+        })
+    }
+}
+
+/// A watch that is begun anew where it was, as long as somebody listens.
+struct Watching {
+    link: Arc<Link>,
+    prefix: String,
+    /// Their escaped names.
+    buckets: Vec<String>,
+    /// The key of notes, without the prefix.
+    note: String,
+    /// The last revision that was told as a whole.
+    upto: i64,
+}
+
+/// Why a watch is begun anew.
+enum Broken {
+    Failure(Failure),
+    /// Revisions before this one are gone.
+    Compacted(i64),
+    NobodyListens,
+}
+
+impl Watching {
+    async fn run(mut self, telling: Telling) {
+        let mut pause = self.link.policy.pause;
+        loop {
+            let begun = self.upto;
+            match self.watch(&telling).await {
+                Broken::NobodyListens => return,
+                Broken::Compacted(revision) => {
+                    self.upto = revision - 1;
+                    if telling.send(Told::Lagged).await.is_err() {
+                        return;
+                    }
+                }
+                Broken::Failure(failure) => {
+                    tracing::warn!(?failure, "the watch of etcd broke, and is begun anew");
+                    pause = if self.upto > begun { self.link.policy.pause } else { (pause * 2).min(PAUSE_MAX) };
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }
+    }
+
+    async fn watch(&mut self, telling: &Telling) -> Broken {
+        let client = match self.link.client().await {
+            Ok(client) => client,
+            Err(failure) => return Broken::Failure(failure),
+        };
+        let options = WatchOptions::new().with_start_revision(self.upto + 1);
+        let options = if self.prefix.is_empty() { options.with_all_keys() } else { options.with_prefix() };
+        let mut service = client.watch_client().max_decoding_message_size(ANSWER_BYTES_MAX);
+        let mut stream = match service.watch(self.prefix.as_str(), Some(options)).await {
+            Ok(stream) => stream,
+            Err(error) => return Broken::Failure(failure(error)),
+        };
+        loop {
+            let answer = tokio::select! {
+                answer = stream.message() => answer,
+                () = telling.closed() => return Broken::NobodyListens,
+            };
+            let answer = match answer {
+                Ok(Some(answer)) => answer,
+                Ok(None) => return Broken::Failure(Error::with_detail(Code::Io, "the stream ended").into()),
+                Err(error) => return Broken::Failure(failure(error)),
+            };
+            if answer.canceled() {
+                return match answer.compact_revision() {
+                    0 => {
+                        let reason = answer.cancel_reason().to_owned();
+                        Broken::Failure(Error::with_detail(Code::Io, reason).into())
+                    }
+                    revision => Broken::Compacted(revision),
+                };
+            }
+            for event in answer.events() {
+                if let Some(told) = self.told(event)
+                    && telling.send(told).await.is_err()
+                {
+                    return Broken::NobodyListens;
+                }
+            }
+            // An answer holds whole revisions.
+            if let Some(last) = answer.events().iter().filter_map(Event::kv).map(KeyValue::mod_revision).max() {
+                self.upto = last;
+                if telling.send(Told::UpTo(last.unsigned_abs())).await.is_err() {
+                    return Broken::NobodyListens;
+                }
+            }
+        }
+    }
+
+    /// An event of a bucket that is followed, or a note.
+    fn told(&self, event: &Event) -> Option<Told> {
+        let entry = event.kv()?;
+        let own = entry.key().strip_prefix(self.prefix.as_bytes())?;
+        let set = event.event_type() == EventType::Put;
+        if own == self.note.as_bytes() {
+            return set.then(|| Told::Note(entry.value().to_vec()));
+        }
+        let (bucket, key) = std::str::from_utf8(own).ok()?.split_once('/')?;
+        let bucket = self.buckets.iter().position(|name| name == bucket)?;
+        let value = set.then(|| Bytes::copy_from_slice(entry.value()));
+        let before = (entry.mod_revision() - 1).unsigned_abs();
+        Some(Told::Change { bucket, key: key.to_owned(), value, before })
+    }
+}
+
 fn check_value(value: &[u8]) -> Result<(), Error> {
     if value.len() > CAPABILITIES.value_bytes_max { Err(Error::new(Code::TooLarge)) } else { Ok(()) }
 }
@@ -294,6 +460,10 @@ fn observed(now: Option<KeyValue>) -> Observed {
 impl RemoteBucket for EtcdBucket {
     fn identity(&self) -> &str {
         &self.identity
+    }
+
+    fn changes(&self) -> Option<Arc<dyn Changes>> {
+        Some(Arc::new(self.clone()))
     }
 
     fn get<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Bytes>> {
@@ -383,20 +553,26 @@ impl RemoteBucket for EtcdBucket {
             let mut last: Vec<_> =
                 pairs.iter().rev().filter(|(key, _)| seen.insert(AsRef::<str>::as_ref(key))).collect();
             last.reverse();
-            let (mut puts, mut bytes) = (Vec::new(), 0);
+            // Nothing is sent before all of it is known to fit.
+            let mut chunks: Vec<Vec<TxnOp>> = Vec::new();
+            let mut room = 0;
             for (key, value) in last {
                 let at = self.at(key.as_ref())?;
                 check_value(value)?;
                 let size = at.len() + value.len();
-                if puts.len() == TXN_KEYS_MAX || (bytes + size > TXN_BYTES_MAX && !puts.is_empty()) {
-                    self.transact(Repeat::Writes, Txn::new().and_then(std::mem::take(&mut puts))).await?;
-                    bytes = 0;
+                let put = TxnOp::put(at, *value, None);
+                match chunks.last_mut() {
+                    Some(chunk) if chunk.len() < TXN_KEYS_MAX && size <= room => chunk.push(put),
+                    _ => {
+                        room = TXN_BYTES_MAX.max(size);
+                        chunks.push(vec![put]);
+                    }
                 }
-                bytes += size;
-                puts.push(TxnOp::put(at, *value, None));
+                room -= size;
             }
-            if !puts.is_empty() {
-                self.transact(Repeat::Writes, Txn::new().and_then(puts)).await?;
+            for (done, chunk) in chunks.into_iter().enumerate() {
+                let written = self.transact(Repeat::Writes, Txn::new().and_then(chunk)).await;
+                written.map_err(|error| partly(error, done + 1))?;
             }
             Ok(())
         })
@@ -406,8 +582,9 @@ impl RemoteBucket for EtcdBucket {
         Box::pin(async move {
             let deletes: Result<Vec<TxnOp>, Error> =
                 keys.iter().map(|key| Ok(TxnOp::delete(self.at(key.as_ref())?, None::<DeleteOptions>))).collect();
-            for chunk in deletes?.chunks(TXN_KEYS_MAX) {
-                self.transact(Repeat::Writes, Txn::new().and_then(chunk)).await?;
+            for (done, chunk) in deletes?.chunks(TXN_KEYS_MAX).enumerate() {
+                let deleted = self.transact(Repeat::Writes, Txn::new().and_then(chunk)).await;
+                deleted.map_err(|error| partly(error, done + 1))?;
             }
             Ok(())
         })

@@ -16,7 +16,9 @@
 //! word, and replaces what is no number.
 
 use super::http::{Http, Reply};
-use super::remote::{Answer, Failure, Policy, RemoteBackend, RemoteBucket, Repeat, decoded, escaped, number, query};
+use super::remote::{
+    Answer, Failure, Policy, RemoteBackend, RemoteBucket, Repeat, decoded, escaped, number, partly, query,
+};
 use super::{Capabilities, Guard, Key, Observed, Page, PageBounds, Pair, SetOptions, Swap};
 use crate::{Code, Error, Utf8Bytes};
 use base64::Engine as _;
@@ -423,8 +425,7 @@ impl Bucket {
             let chunk = &writes[begin..end];
             let committed = self.commit(Repeat::Writes, || chunk.iter().map(&write).collect()).await;
             // What an earlier chunk has written stays.
-            let partly = |error| if begin > 0 { Error::with_detail(Code::Indeterminate, error) } else { error };
-            committed.map_err(partly)?;
+            committed.map_err(|error| partly(error, if begin > 0 { 2 } else { 1 }))?;
             (begin, bytes) = (end, 0);
         }
         Ok(())

@@ -15,7 +15,7 @@
 //! Weighed: the crate `async-memcached`. It is one connection; a pool and pipelines of meta commands around it would be most of this
 //! file again.
 
-use super::remote::{Answer, Failure, Policy, RemoteBackend, RemoteBucket, Repeat, escaped, number, query};
+use super::remote::{Answer, Failure, Policy, RemoteBackend, RemoteBucket, Repeat, escaped, number, partly, query};
 use super::{Capabilities, Guard, Key, Observed, Page, PageBounds, Pair, SetOptions, Swap};
 use crate::{Code, Error, Utf8Bytes};
 use bytes::Bytes;
@@ -508,7 +508,8 @@ impl RemoteBucket for MemcachedBucket {
             if pairs.is_empty() {
                 return Ok(());
             }
-            self.pool.ask(Repeat::Writes, &requests, pairs.len()).await.map(drop)
+            let written = self.pool.ask(Repeat::Writes, &requests, pairs.len()).await;
+            written.map(drop).map_err(|error| partly(error, pairs.len()))
         })
     }
 
@@ -521,7 +522,8 @@ impl RemoteBucket for MemcachedBucket {
             if keys.is_empty() {
                 return Ok(());
             }
-            self.pool.ask(Repeat::Writes, requests.as_bytes(), keys.len()).await.map(drop)
+            let deleted = self.pool.ask(Repeat::Writes, requests.as_bytes(), keys.len()).await;
+            deleted.map(drop).map_err(|error| partly(error, keys.len()))
         })
     }
 }

@@ -7,6 +7,8 @@
 //! Invariants: 1. A call that returns an error changed nothing, or says [`Code::Indeterminate`].
 //! 2. Keys and values are kept byte for byte. 3. Every write of a key changes its [`Guard`], also one that restores old bytes.
 
+#[cfg(feature = "remote")]
+pub mod changes;
 #[cfg(feature = "cosmosdb")]
 pub mod cosmosdb;
 #[cfg(feature = "dynamodb")]
@@ -198,6 +200,12 @@ pub trait LocalBucket: Send + Sync + 'static {
 
     /// The bucket of the engine whose changes can be followed, for `watch-service`; by default none: not supported.
     fn watchable(&self) -> Option<kvasi::Bucket> {
+        None
+    }
+
+    /// The same of a bucket behind a network, if its service tells of changes.
+    #[cfg(feature = "remote")]
+    fn watched(&self) -> Option<changes::Watched> {
         None
     }
 

@@ -6,6 +6,7 @@
 //! without harm is tried again; one that may not, and whose outcome is unknown, is [`Code::Indeterminate`]. 3. What the
 //! service said goes into the error's detail, which no guest reads.
 
+use super::changes::{Changes, Watched};
 use super::{
     Capabilities, Guard, Key, LocalBucket, Observed, Page, PageBounds, Pair, Reply, SetOptions, Swap, refuse_below_zero,
 };
@@ -41,6 +42,10 @@ pub trait RemoteBackend: Send + Sync + 'static {
 pub trait RemoteBucket: Send + Sync + 'static {
     /// As [`LocalBucket::identity`].
     fn identity(&self) -> &str;
+    /// The same bucket, if its service tells of changes.
+    fn changes(&self) -> Option<Arc<dyn Changes>> {
+        None
+    }
     /// As [`LocalBucket::get`].
     fn get<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Bytes>>;
     /// As [`LocalBucket::exists`].
@@ -242,6 +247,20 @@ pub(crate) fn decoded(text: &str) -> String {
     percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
+/// The error of a write that goes in so many pieces, or of so many keys one by one: if there are several, some may be written, and the
+/// caller is told so.
+#[cfg(any(
+    feature = "cosmosdb",
+    feature = "dynamodb",
+    feature = "etcd",
+    feature = "firestore",
+    feature = "memcached",
+    feature = "redis"
+))]
+pub(crate) fn partly(error: Error, pieces: usize) -> Error {
+    if pieces > 1 && error.code() != Code::Indeterminate { Policy::doubtful(error) } else { error }
+}
+
 /// The number that a value says in decimal, in the one spelling that counts as one: as the engine's increment reads it.
 #[cfg(any(feature = "cosmosdb", feature = "dynamodb", feature = "etcd", feature = "firestore", feature = "memcached"))]
 pub(crate) fn number(value: &[u8]) -> Result<i64, Error> {
@@ -388,6 +407,10 @@ impl LocalBucket for Blocking {
 
     fn waits(&self) -> bool {
         true
+    }
+
+    fn watched(&self) -> Option<Watched> {
+        Some(Watched::new(self.bucket.changes()?, self.runtime.clone()))
     }
 
     fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {

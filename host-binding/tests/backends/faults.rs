@@ -172,6 +172,22 @@ pub(crate) async fn stopped(server: &mut Server, bucket: &dyn RemoteBucket) {
     assert!(matches!(error.code(), Code::Io | Code::Busy), "nothing was sent, so nothing is in doubt: {error}");
 }
 
+/// Batches of several pieces: one with a key that is too long is refused before anything of it is sent; one that the server, which has
+/// room for half of it, breaks off is in doubt, because its first pieces are written.
+pub(crate) async fn pieces(bucket: &dyn RemoteBucket) {
+    let keys: Vec<String> = (0..1_200).map(|i| format!("key {i}")).collect();
+    let long = "k".repeat(70_000);
+    let mut pairs: Vec<(Key<'_>, &[u8])> = keys.iter().map(|key| (Key::from(key.as_str()), &b"value"[..])).collect();
+    pairs.push((Key::from(long.as_str()), b"value"));
+    assert_eq!(bucket.set_many(&pairs).await.unwrap_err().code(), Code::TooLarge);
+    assert!(!bucket.exists(&keys[0]).await.unwrap(), "some of a batch that was refused is written");
+
+    let large = vec![b'v'; 1_000_000];
+    let pairs: Vec<(Key<'_>, &[u8])> = keys[..40].iter().map(|key| (Key::from(key.as_str()), &large[..])).collect();
+    assert_eq!(bucket.set_many(&pairs).await.unwrap_err().code(), Code::Indeterminate);
+    assert!(bucket.exists(&keys[0]).await.unwrap() && !bucket.exists(&keys[39]).await.unwrap());
+}
+
 /// What increments have told while something went wrong.
 #[derive(Default)]
 pub(crate) struct Counted {

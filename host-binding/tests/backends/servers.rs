@@ -97,7 +97,7 @@ pub(crate) fn free_port() -> u16 {
 }
 
 /// What a server answers to one line, if it does.
-fn answer(port: u16, line: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn answer(port: u16, line: &[u8]) -> Option<Vec<u8>> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
     stream.write_all(line).ok()?;
@@ -120,12 +120,17 @@ fn redis_command(port: u16, dir: &Path, more: &[&str]) -> Command {
 
 /// One Redis server.
 pub(crate) fn redis() -> Option<Server> {
+    redis_with(&[])
+}
+
+/// The same with more flags.
+pub(crate) fn redis_with(more: &[&str]) -> Option<Server> {
     if !installed("redis-server") {
         return None;
     }
     let mut server = Server::new();
     let port = free_port();
-    server.start(port, |dir| redis_command(port, dir, &[]));
+    server.start(port, |dir| redis_command(port, dir, more));
     server.wait("redis-server", || answers_with(port, b"PING\r\n", "PONG"));
     server.url = format!("redis://127.0.0.1:{port}");
     Some(server)
@@ -171,6 +176,11 @@ pub(crate) fn redis_cluster(replicas: usize) -> Option<Server> {
 
 /// So many etcd nodes, one cluster.
 pub(crate) fn etcd(nodes: usize) -> Option<Server> {
+    etcd_with(nodes, &[])
+}
+
+/// The same with more flags.
+pub(crate) fn etcd_with(nodes: usize, more: &[&str]) -> Option<Server> {
     if !installed("etcd") {
         return None;
     }
@@ -193,6 +203,7 @@ pub(crate) fn etcd(nodes: usize) -> Option<Server> {
                 "new",
                 "--unsafe-no-fsync",
             ]);
+            command.args(more);
             command
         });
     }

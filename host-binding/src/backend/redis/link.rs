@@ -85,6 +85,14 @@ impl Link {
         Ok(Link { server, timeout, wire: Mutex::new((0, None)) })
     }
 
+    /// The client of a server that is no cluster.
+    pub(super) fn client(&self) -> Option<&Client> {
+        match &self.server {
+            Server::One(client) => Some(client),
+            Server::Cluster { .. } => None,
+        }
+    }
+
     /// Sends a command once.
     pub(super) async fn ask(&self, repeat: Repeat, command: &Cmd) -> Result<Value, Failure> {
         let (number, wire) = self.wire().await?;

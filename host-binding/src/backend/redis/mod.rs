@@ -19,9 +19,11 @@
 //! guard that compares values takes A→B→A for nothing. So data that other programs keep in Redis is not served: a foreign key
 //! at one of our names is an error, never overwritten.
 
+mod changes;
 mod link;
 
-use super::remote::{Answer, Policy, RemoteBackend, RemoteBucket, Repeat, escaped, query};
+use super::changes::Changes;
+use super::remote::{Answer, Policy, RemoteBackend, RemoteBucket, Repeat, escaped, partly, query};
 use super::{Capabilities, Guard, Key, Observed, Page, PageBounds, Pair, SetOptions, Swap};
 use crate::{Code, Error, Utf8Bytes};
 use ::redis::{Cmd, Value, cmd};
@@ -30,6 +32,7 @@ use futures_util::future::try_join_all;
 use link::{Link, Script};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use url::Url;
 
 /// Groups of keys of a bucket in a cluster: more than a bucket needs nodes, few enough to list one after the other.
@@ -51,20 +54,19 @@ const CAPABILITIES: Capabilities = Capabilities {
     value_bytes_max: 512 << 20,
 };
 
-/// Keys: the sorted set, then a hash for each pair. Arguments: n, milliseconds to live or 0, 1 if only where there is no value,
-/// then key and value of each. Answers how many were written.
+/// Keys: the sorted set, then a hash for each pair. Arguments: n, milliseconds to live or 0, 1 if only where there is no value (asked of one
+/// pair alone), then key and value of each. Answers how many were written. The set takes all keys at once, and first: should a hash be
+/// another program's, so that the script ends, a listing takes out what is not there.
 static SET: Script = Script::new(
-    "local written = 0
+    "if ARGV[3] == '1' and redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
+local members = {}
+for i = 2, #KEYS do members[2 * i - 3], members[2 * i - 2] = 0, ARGV[2 * i] end
+redis.call('ZADD', KEYS[1], unpack(members))
 for i = 2, #KEYS do
-  local at = KEYS[i]
-  if ARGV[3] ~= '1' or redis.call('EXISTS', at) == 0 then
-    redis.call('HSET', at, 'v', ARGV[2 * i + 1], 'n', ARGV[1])
-    if ARGV[2] ~= '0' then redis.call('PEXPIRE', at, ARGV[2]) else redis.call('PERSIST', at) end
-    redis.call('ZADD', KEYS[1], 0, ARGV[2 * i])
-    written = written + 1
-  end
+  redis.call('HSET', KEYS[i], 'v', ARGV[2 * i + 1], 'n', ARGV[1])
+  if ARGV[2] ~= '0' then redis.call('PEXPIRE', KEYS[i], ARGV[2]) else redis.call('PERSIST', KEYS[i]) end
 end
-return written",
+return #KEYS - 1",
 );
 
 /// Keys: the sorted set, then the hashes. Arguments: the keys.
@@ -124,6 +126,8 @@ pub struct Redis {
     policy: Policy,
     prefix: String,
     groups: u8,
+    /// Its number on the server.
+    database: u32,
 }
 
 impl fmt::Debug for Redis {
@@ -145,32 +149,47 @@ impl Redis {
         if prefix.contains(['{', '}']) {
             return Err(Error::with_detail(Code::Invalid, "a prefix has no braces: they mark the part that is hashed"));
         }
-        Ok(Redis { link: Arc::new(link), policy, prefix, groups })
+        // Whether it is a number, the link has looked at.
+        let database = url.path().trim_matches('/').parse().unwrap_or(0);
+        Ok(Redis { link: Arc::new(link), policy, prefix, groups, database })
     }
 }
 
 impl RemoteBackend for Redis {
     fn capabilities(&self) -> Capabilities {
         let one = self.groups == 1;
-        Capabilities { ordered: one, ..CAPABILITIES }
+        Capabilities { ordered: one, watchable: one, ..CAPABILITIES }
     }
 
     fn bucket(&self, name: &str) -> Result<Arc<dyn RemoteBucket>, Error> {
-        let bucket = escaped(name);
-        let bases = match self.groups {
-            1 => vec![format!("{}{{{bucket}}}", self.prefix)],
-            groups => (0..groups).map(|group| format!("{}{{{bucket}/{group}}}", self.prefix)).collect(),
-        };
-        Ok(Arc::new(RedisBucket { link: self.link.clone(), policy: self.policy, identity: name.to_owned(), bases }))
+        Ok(Arc::new(RedisBucket {
+            link: self.link.clone(),
+            policy: self.policy,
+            identity: name.to_owned(),
+            bases: bases(&self.prefix, name, self.groups),
+            prefix: self.prefix.clone(),
+            database: self.database,
+        }))
     }
 }
 
+#[derive(Clone)]
 struct RedisBucket {
     link: Arc<Link>,
     policy: Policy,
     identity: String,
     /// What the names of each group begin with.
     bases: Vec<String>,
+    prefix: String,
+    database: u32,
+}
+
+fn bases(prefix: &str, bucket: &str, groups: u8) -> Vec<String> {
+    let bucket = escaped(bucket);
+    match groups {
+        1 => vec![format!("{prefix}{{{bucket}}}")],
+        groups => (0..groups).map(|group| format!("{prefix}{{{bucket}/{group}}}")).collect(),
+    }
 }
 
 /// A number that no other write has.
@@ -181,6 +200,11 @@ fn token() -> [u8; 16] {
 }
 
 impl RedisBucket {
+    /// Another bucket of the same server, which is no cluster.
+    fn other(&self, name: &str) -> RedisBucket {
+        RedisBucket { identity: name.to_owned(), bases: bases(&self.prefix, name, 1), ..self.clone() }
+    }
+
     /// The group of a key: by a hash that is the same in every process.
     fn group(&self, key: &str) -> usize {
         match self.bases.len() {
@@ -409,6 +433,11 @@ impl RemoteBucket for RedisBucket {
         &self.identity
     }
 
+    fn changes(&self) -> Option<Arc<dyn Changes>> {
+        let one = self.bases.len() == 1;
+        one.then(|| -> Arc<dyn Changes> { Arc::new(self.clone()) })
+    }
+
     fn get<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Bytes>> {
         Box::pin(async move {
             check(key)?;
@@ -513,21 +542,26 @@ impl RemoteBucket for RedisBucket {
     fn set_many<'a>(&'a self, pairs: &'a [(Key<'a>, &'a [u8])]) -> Answer<'a, ()> {
         Box::pin(async move {
             let chunks = self.chunks(pairs.len(), |i| pairs[i].0.as_ref(), |i| pairs[i].1.len())?;
+            let (pieces, done) = (chunks.len(), AtomicUsize::new(0));
             // One after the other within a group, where the last of equal keys must win; groups side by side.
-            for_each_group(
+            let written = for_each_group(
                 self,
                 chunks,
                 |i| pairs[i].0.as_ref(),
                 |chunk| async move { self.set_chunk(pairs, &chunk).await },
-            )
-            .await
+                &done,
+            );
+            // Of several groups another one's chunk may be under way.
+            let begun = |error| partly(error, if self.bases.len() > 1 { pieces } else { done.load(Relaxed) + 1 });
+            written.await.map_err(begun)
         })
     }
 
     fn delete_many<'a>(&'a self, keys: &'a [Key<'a>]) -> Answer<'a, ()> {
         Box::pin(async move {
             let chunks = self.chunks(keys.len(), |i| keys[i].as_ref(), |_| 0)?;
-            try_join_all(chunks.iter().map(|chunk| self.delete_chunk(keys, chunk))).await.map(drop)
+            let deleted = try_join_all(chunks.iter().map(|chunk| self.delete_chunk(keys, chunk))).await;
+            deleted.map(drop).map_err(|error| partly(error, chunks.len()))
         })
     }
 }
@@ -537,6 +571,7 @@ async fn for_each_group<'k, F>(
     chunks: Vec<Vec<usize>>,
     key: impl Fn(usize) -> &'k str,
     call: impl Fn(Vec<usize>) -> F + Copy,
+    done: &AtomicUsize,
 ) -> Result<(), Error>
 where
     F: Future<Output = Result<(), Error>>,
@@ -550,6 +585,7 @@ where
     let in_order = |chunks: Vec<Vec<usize>>| async move {
         for chunk in chunks {
             call(chunk).await?;
+            done.fetch_add(1, Relaxed);
         }
         Ok(())
     };

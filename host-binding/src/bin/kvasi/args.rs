@@ -51,6 +51,9 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Tell a component that exports wasi:keyvalue/watcher of the changes in the buckets that it may watch: of those made since it
     /// was last told, or since it was first run. Its own writes are changes, too.
+    ///
+    /// The buckets are of the engine, of etcd or of a Redis server whose notify-keyspace-events has Kghxe. Redis tells of what happens
+    /// while the component runs, and of nothing before.
     Watch(WatchArgs),
     /// Write the value of a key to standard output, as it is; exit 1 if there is none.
     Get {
@@ -210,7 +213,7 @@ pub(crate) struct ComponentArgs {
 pub(crate) struct WatchArgs {
     #[command(flatten)]
     pub(crate) component: ComponentArgs,
-    /// End when all that there is was delivered.
+    /// End when all that there is was delivered; of a service, when it has told of nothing for a second.
     #[arg(long)]
     pub(crate) once: bool,
 }

@@ -2,7 +2,7 @@
 //! that others made before it.
 //!
 //! Flow: as `run`, up to the linked component -> `WatchService` -> steps, until it is disabled or the process ends.
-//! A store is one process's: writes come from the component itself, or were made before.
+//! A store in a directory is one process's: writes come from the component itself, or were made before. A service's are anybody's.
 
 use crate::args::WatchArgs;
 use crate::component;
@@ -54,8 +54,10 @@ pub(crate) fn run(args: &WatchArgs) -> Result<ExitCode, Failure> {
     let (ctx, options) = (opened.context(&name), WatchOptions::default());
     let failed = |error: kvasi_wasmtime::Error| Failure::new(format!("{}: {error}", path.display()));
     let mut service = WatchService::new(&name, linked, &ctx, options, host, |host| &mut host.limits).map_err(failed)?;
+    // What a service has to tell is on its way for a while.
+    let wait = if args.once && !service.is_over_a_network() { Duration::ZERO } else { WAIT };
     loop {
-        match service.step(if args.once { Duration::ZERO } else { WAIT }).map_err(failed)? {
+        match service.step(wait).map_err(failed)? {
             Step::Idle if args.once => break,
             Step::Failed { rest, error, .. } => {
                 eprintln!("kvasi: a callback failed: {}", component::shown(&error));
