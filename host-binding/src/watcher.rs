@@ -155,6 +155,14 @@ impl Followable {
         None
     }
 
+    fn engine(&self) -> Option<&kvasi::Bucket> {
+        match self {
+            Followable::Engine(bucket) => Some(bucket),
+            #[cfg(feature = "remote")]
+            Followable::Service(_) => None,
+        }
+    }
+
     fn name(&self) -> &str {
         match self {
             Followable::Engine(bucket) => bucket.name(),
@@ -241,24 +249,19 @@ impl<T: WasiKeyValueView + 'static> WatchService<T> {
             Some(kept) => Some(decode(&kept).ok_or_else(|| Error::new(Code::Corrupt))?),
             None => None,
         };
-        let mut missed = false;
-        let source = match first {
+        let (source, missed) = match first {
             Followable::Engine(bucket) => {
                 let store = bucket.store();
                 let from = kept.as_ref().map_or(store.position(), |(from, _)| Position::from_u64(*from));
-                let buckets = followed.iter().filter_map(|(_, bucket)| match bucket {
-                    Followable::Engine(bucket) => Some(bucket),
-                    #[cfg(feature = "remote")]
-                    Followable::Service(_) => None,
-                });
+                let buckets = followed.iter().filter_map(|(_, bucket)| bucket.engine());
                 let notes = bucket.store().bucket(NOTES)?;
-                Source::Engine(store.watch(WatchFrom::Position(from))?.only(buckets.chain([&notes])))
+                (Source::Engine(store.watch(WatchFrom::Position(from))?.only(buckets.chain([&notes]))), false)
             }
             #[cfg(feature = "remote")]
             Followable::Service(watched) => {
                 let names: Vec<&str> = followed.iter().map(|(_, bucket)| bucket.name()).collect();
-                missed = kept.is_some() && !watched.resumes();
-                Source::Service(watched.follow(&names, NOTES, kept.as_ref().map(|(from, _)| *from))?)
+                let from = kept.as_ref().map(|(from, _)| *from);
+                (Source::Service(watched.follow(&names, NOTES, from)?), from.is_some() && !watched.resumes())
             }
         };
         let noted = kept.filter(|_| !missed).map(|(_, noted)| noted).unwrap_or_default();

@@ -2,7 +2,7 @@
 //! network or the server does not.
 //!
 //! Flow: `servers` (a process on a free loopback port, a directory of its own, gone at the end) -> `remote::connect` ->
-//! `conformance::all` (the cases of semantics, on the trait) and `faults` (through a proxy that delays, cuts and counts).
+//! `conformance::all` (the cases of semantics, on the trait), `suite` (the command `kvasi conformance`: all cases, by a component) and `faults` (through a proxy that delays, cuts and counts).
 //! A server that is not installed: the test says `skipped` and passes on a user's machine; it fails where CI is set.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -27,6 +27,9 @@ mod servers;
 #[path = "watcher/silent.rs"]
 #[cfg(feature = "cli")]
 mod silent;
+#[path = "backends/suite.rs"]
+#[cfg(feature = "cli")]
+mod suite;
 #[path = "backends/watching.rs"]
 #[cfg(feature = "cli")]
 mod watching;
@@ -42,6 +45,14 @@ async fn connected(url: &str) -> Arc<dyn RemoteBackend> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_as_the_measure_of_the_cases() {
     conformance::all(&conformance::Memories::default()).await;
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn every_case_on_the_engine() {
+    let dir = tempfile::tempdir().unwrap();
+    suite::passes("engine", dir.path().to_str().unwrap(), &[]);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "what the run made is gone");
 }
 
 #[cfg(feature = "redis")]
@@ -88,6 +99,20 @@ mod redis {
         let error = watching::World::of(&server.url).service("test").unwrap_err();
         assert_eq!(error.code(), kvasi_wasmtime::Code::Unsupported);
         assert!(error.to_string().contains("notify-keyspace-events"), "{error}");
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn every_case_on_redis() {
+        let Some(server) = servers::redis() else { return };
+        suite::passes("redis", &server.url, suite::IN_PIECES);
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn every_case_on_redis_cluster() {
+        let Some(server) = servers::redis_cluster(0) else { return };
+        suite::passes("redis-cluster", &server.url, suite::UNORDERED);
     }
 
     #[cfg(feature = "cli")]
@@ -202,6 +227,13 @@ mod etcd {
 
     #[cfg(feature = "cli")]
     #[test]
+    fn every_case_on_etcd() {
+        let Some(server) = servers::etcd(1) else { return };
+        suite::passes("etcd", &server.url, suite::IN_PIECES);
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
     fn a_component_moves_to_etcd_and_back() {
         let Some(server) = servers::etcd(1) else { return };
         moves::there_and_back(&server);
@@ -262,6 +294,13 @@ mod memcached {
 
     #[cfg(feature = "cli")]
     #[test]
+    fn every_case_on_memcached() {
+        let Some(server) = servers::memcached() else { return };
+        suite::passes("memcached", &server.url, suite::IN_PIECES);
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
     fn a_component_moves_to_memcached_and_back() {
         let Some(server) = servers::memcached() else { return };
         moves::there_and_back(&server);
@@ -295,6 +334,13 @@ mod memcached {
 #[cfg(feature = "dynamodb")]
 mod dynamodb {
     use super::*;
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn every_case_on_dynamodb() {
+        let Some(server) = servers::dynamodb() else { return };
+        suite::passes("dynamodb", &server.url, suite::IN_PIECES);
+    }
 
     #[cfg(feature = "cli")]
     #[test]
@@ -336,6 +382,13 @@ mod firestore {
 
     #[cfg(feature = "cli")]
     #[test]
+    fn every_case_on_firestore() {
+        let Some(server) = servers::firestore() else { return };
+        suite::passes("firestore", &server.url, suite::IN_PIECES);
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
     fn a_component_moves_to_firestore_and_back() {
         let Some(server) = servers::firestore() else { return };
         moves::there_and_back(&server);
@@ -370,6 +423,13 @@ mod firestore {
 mod cosmosdb {
     use super::*;
     use kvasi_wasmtime::Code;
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn every_case_on_cosmosdb() {
+        let Some(server) = servers::cosmosdb(true) else { return };
+        suite::passes("cosmosdb", &server.url, suite::UNORDERED);
+    }
 
     #[cfg(feature = "cli")]
     #[test]

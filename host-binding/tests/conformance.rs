@@ -1,80 +1,35 @@
-//! The conformance suite: what each call must do, asked by a guest component, checked by the host.
+//! The conformance suite as tests: each case with every guest on the engine and in memory, and with a guest of every other shape of
+//! the interface on the engine.
 //!
-//! Flow: a case (named by its number in the list of behaviours) -> lines of the `probe` script -> a guest in C or in Rust
-//! -> the binding -> a back end -> the guest's answers -> asserts. Every case runs with every guest on every target, and
-//! with a guest of every other shape of the interface on the engine; a later back end adds itself to `targets` in `target.rs` and to the
-//! macro below, and nothing else.
-//! Invariant: a case knows its target only by its capabilities.
+//! The cases are those of the command `kvasi conformance` (`src/bin/kvasi/conformance/suite`), which `tests/backends.rs` asks of each
+//! service. Here is what else a shape of the interface has of its own, and that two guests give one transcript.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[cfg(feature = "cosmosdb")]
-#[path = "backends/cosmos_fake.rs"]
-mod cosmos_fake;
-#[path = "conformance/guest.rs"]
-mod guest;
-#[path = "conformance/target.rs"]
-mod target;
-
-#[cfg(any(
-    feature = "cosmosdb",
-    feature = "dynamodb",
-    feature = "etcd",
-    feature = "firestore",
-    feature = "memcached",
-    feature = "redis"
-))]
-#[path = "backends/servers.rs"]
-mod servers;
-#[cfg(any(
-    feature = "cosmosdb",
-    feature = "dynamodb",
-    feature = "etcd",
-    feature = "firestore",
-    feature = "memcached",
-    feature = "redis"
-))]
-#[path = "conformance/services.rs"]
-mod services;
-
-#[path = "conformance/atomics.rs"]
-mod atomics;
-#[path = "conformance/batch.rs"]
-mod batch;
-#[path = "conformance/limits.rs"]
-mod limits;
-#[path = "conformance/list.rs"]
-mod list;
-#[path = "conformance/shapes.rs"]
-mod shapes;
-#[path = "conformance/store.rs"]
-mod store;
-#[path = "conformance/transcript.rs"]
-mod transcript;
-
-/// One test per case, guest and target: `store::get_06_absent_is_none::c_on_engine`.
+/// One test per case, guest and target: `suite::store::get_06_absent_is_none_and_empty_is_some::c_on_engine`.
 macro_rules! cases {
     ($($case:ident)*) => {
         $(
             mod $case {
-                use crate::guest::Language;
-                use crate::target::{Host, Target};
+                use crate::suite::guest::Language;
+                use crate::suite::target::Host;
+                use crate::{engine, memory};
 
                 #[test]
                 fn c_on_engine() {
-                    super::$case(&mut Host::new(Language::C, Target::engine()));
+                    super::$case(&mut Host::new(Language::C, engine()));
                 }
                 #[test]
                 fn c_on_memory() {
-                    super::$case(&mut Host::new(Language::C, Target::memory()));
+                    super::$case(&mut Host::new(Language::C, memory()));
                 }
                 #[test]
                 fn rust_on_engine() {
-                    super::$case(&mut Host::new(Language::Rust, Target::engine()));
+                    super::$case(&mut Host::new(Language::Rust, engine()));
                 }
                 #[test]
                 fn rust_on_memory() {
-                    super::$case(&mut Host::new(Language::Rust, Target::memory()));
+                    super::$case(&mut Host::new(Language::Rust, memory()));
                 }
                 #[test]
                 fn of_the_first_draft() {
@@ -96,22 +51,32 @@ macro_rules! cases {
                 /// Another shape of the interface, on the engine.
                 fn of(shape: Language) {
                     if !shape.lacks(stringify!($case)) {
-                        super::$case(&mut Host::new(shape, Target::engine()));
+                        super::$case(&mut Host::new(shape, engine()));
                     }
                 }
             }
         )*
-
-        /// The cases of this file, for whoever runs them one after the other.
-        #[cfg(any(
-    feature = "cosmosdb",
-    feature = "dynamodb",
-    feature = "etcd",
-    feature = "firestore",
-    feature = "memcached",
-    feature = "redis"
-))]
-        pub(crate) const CASES: &[(&str, fn(&mut crate::target::Host))] = &[$((stringify!($case), $case)),*];
     };
 }
-pub(crate) use cases;
+
+#[path = "../src/bin/kvasi/conformance/suite/mod.rs"]
+mod suite;
+
+#[path = "conformance/shapes.rs"]
+mod shapes;
+#[path = "conformance/transcript.rs"]
+mod transcript;
+
+use kvasi_wasmtime::backend::Memory;
+use suite::target::Target;
+
+/// The engine on files, in a directory of its own.
+fn engine() -> Target {
+    let dir = tempfile::tempdir().unwrap();
+    Target::engine(dir.path()).unwrap().keeping(dir)
+}
+
+/// The engine without files.
+fn memory() -> Target {
+    Target::new(Box::new(Memory::new().unwrap()))
+}

@@ -4,6 +4,11 @@
 //! Invariants: 1. Changes of one bucket come in the order in which they were made. 2. What was missed is said: [`Told::Lagged`] stands where it
 //! would have been. 3. A component that is slow holds up the task, never the service or another guest.
 
+#![cfg_attr(
+    not(any(feature = "etcd", feature = "redis")),
+    allow(dead_code, reason = "for services that tell of changes")
+)]
+
 use super::LocalBucket;
 use super::remote::{Answer, Blocking, RemoteBucket};
 use crate::{Code, Error};

@@ -157,6 +157,12 @@ pub(crate) async fn stopped(server: &mut Server, bucket: &dyn RemoteBucket) {
     };
     let id = server.children[0].id();
     signal("-STOP", id);
+    // On a busy machine its other threads go on until one of them has taken the signal.
+    let stopped = || std::fs::read_to_string(format!("/proc/{id}/stat")).is_ok_and(|stat| stat.contains(") T "));
+    let begun = Instant::now();
+    while !stopped() && begun.elapsed() < Duration::from_secs(10) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     assert!(timely(bucket.get("k")).await.is_err());
     assert!(timely(bucket.increment("k2", 1)).await.is_err());
     signal("-CONT", id);

@@ -1,18 +1,19 @@
 //! Cases 5 and 28, and what else a shape of the interface has of its own: numbers without a sign, numeric cursors, expiry, prefixes,
 //! version tokens.
 
-use crate::guest::Language;
-use crate::list::page;
-use crate::target::{Host, Target};
+use crate::engine;
+use crate::suite::guest::Language;
+use crate::suite::list::page;
+use crate::suite::target::Host;
 use std::thread;
 use std::time::Duration;
 
 fn draft() -> Host {
-    Host::new(Language::Draft, Target::engine())
+    Host::new(Language::Draft, engine())
 }
 
 fn wasmcloud() -> Host {
-    Host::new(Language::Wasmcloud, Target::engine())
+    Host::new(Language::Wasmcloud, engine())
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Case 58 for what there is: one script, one transcript, whatever the guest is written in and wherever the keys live.
 
-use crate::guest::Language;
-use crate::target::{Host, Target};
+use crate::suite::guest::Language;
+use crate::suite::target::{Host, Target};
+use crate::{engine, memory};
 
 /// Touches every call and every kind of answer; nothing in it may depend on time, order of threads or back end.
 const SCRIPT: [&str; 34] = [
@@ -49,11 +50,9 @@ fn transcript(language: Language, target: Target) -> Vec<String> {
 
 #[test]
 fn c_and_rust_give_one_transcript_on_every_target() {
-    let expected = transcript(Language::C, Target::engine());
+    let expected = transcript(Language::C, engine());
     assert_eq!(expected.last().unwrap(), "err empty-slot");
-    for (language, target) in
-        [(Language::C, Target::memory()), (Language::Rust, Target::engine()), (Language::Rust, Target::memory())]
-    {
+    for (language, target) in [(Language::C, memory()), (Language::Rust, engine()), (Language::Rust, memory())] {
         let found = transcript(language, target);
         for ((command, expected), found) in SCRIPT.iter().zip(&expected).zip(&found) {
             assert_eq!(found, expected, "{language:?}: `{command}`");

@@ -1,5 +1,7 @@
 //! A host for the component `watcher.wat`, which logs its calls.
 
+#![allow(dead_code, reason = "each test uses some of it")]
+
 use kvasi_wasmtime::{WasiKeyValueCtx, WasiKeyValueCtxView, WasiKeyValueView, WatchOptions, WatchService};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

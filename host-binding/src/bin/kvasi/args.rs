@@ -1,5 +1,6 @@
 //! The command line: what it says, in types. Nothing is opened here.
 
+use crate::conformance::suite::guest::Language;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use kvasi_wasmtime::Target;
 use kvasi_wasmtime::config::{DurabilityName, STORE_DEFAULT};
@@ -142,6 +143,11 @@ pub(crate) enum Command {
     ///
     /// A target is a directory or the URL of a service. Exit 0: copied, and equal; 1: the two differ; 2: could not be done.
     Copy(CopyArgs),
+    /// Ask a store every case of the conformance suite, by a component, and write which it passes.
+    ///
+    /// The cases write to buckets of names of their own, and empty them; to a directory, in a new directory within it. Exit 0: no case
+    /// failed; 1: one did; 2: the store could not be asked.
+    Conformance(ConformanceArgs),
     /// Write counters and sizes of a store that is not open. Exit 0: done; 2: it does not open.
     Stats {
         /// The directory of the store.
@@ -184,6 +190,24 @@ pub(crate) struct CopyArgs {
     /// Do not read both sides again at the end.
     #[arg(long)]
     pub(crate) no_verify: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ConformanceArgs {
+    /// The store: a directory or the URL of a service.
+    pub(crate) target: Target,
+    /// Write one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The component that asks, and in which shape of the interface.
+    #[arg(long, value_enum, default_value_t = Language::C)]
+    pub(crate) guest: Language,
+    /// Only cases whose names contain this. May be given several times.
+    #[arg(long = "case", value_name = "TEXT")]
+    pub(crate) cases: Vec<String>,
+    /// Leave in a service what the cases wrote: quicker, for one that is thrown away.
+    #[arg(long)]
+    pub(crate) keep: bool,
 }
 
 /// A component and the stores that it is given.

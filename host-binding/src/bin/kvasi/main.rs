@@ -2,12 +2,13 @@
 //!
 //! Flow: arguments (`args`) -> one function per subcommand (`run`, `keys`, `operate`, `copy`) -> exit code. What goes wrong is a [`failure::Failure`]:
 //! a text for people on standard error and exit code 2.
-//! Exit codes: 0 done; 1 the key is not there, `verify` has found something, `copy` a difference, or the component says so; 2 it could not be
+//! Exit codes: 0 done; 1 the key is not there, `verify` has found something, `copy` a difference, `conformance` a case that fails, or the component says so; 2 it could not be
 //! done, or the command line is wrong; 134 the component
 //! trapped; any other is the component's own.
 
 mod args;
 mod component;
+mod conformance;
 mod copy;
 mod failure;
 mod keys;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         args::Command::Restore { from, dir } => operate::restore(&from, &dir),
         args::Command::Verify { dir, json } => operate::verify(&dir, json),
         args::Command::Copy(args) => copy::run(&args),
+        args::Command::Conformance(args) => conformance::run(&args),
         args::Command::Stats { dir, json } => operate::stats(&dir, json),
     };
     outcome.unwrap_or_else(|failure| {

@@ -1,8 +1,7 @@
 //! Cases 40, 53 and 55 as far as one host shows them: limits at their edges, handles by the million, a back end that fails.
 
-use crate::cases;
-use crate::guest::Language;
-use crate::target::Host;
+use super::guest::Language;
+use super::target::Host;
 use bytes::Bytes;
 use kvasi_wasmtime::backend::{Guard, Key, LocalBucket, Observed, Page, PageBounds, Pair, SetOptions, Swap};
 use kvasi_wasmtime::{Code, Error};
