@@ -12,7 +12,7 @@ use super::format::{
 };
 use crate::checksum::Seed;
 use crate::codec::{put_varint, varint_bytes};
-use crate::io::{File, unknown_state, write_full};
+use crate::io::{File, simulated, unknown_state, write_full};
 use crate::merge::common_bytes;
 
 /// What is written to the file in one call.
@@ -30,6 +30,8 @@ pub(crate) struct Writer {
     written: u64,
     synced: u64,
     stamp_bytes: usize,
+    /// Largest block of more than one entry: small in simulations, whose few keys would all stand in the first.
+    block_bytes_max: usize,
     /// Entries of the block under way, its restarts in them, and their number.
     block: Vec<u8>,
     restarts: Vec<u16>,
@@ -47,6 +49,7 @@ impl Writer {
         Writer {
             out: header.encode(store).to_vec(),
             stamp_bytes: stamp_bytes(header.to),
+            block_bytes_max: if simulated() { BLOCK_BYTES_MAX / 64 } else { BLOCK_BYTES_MAX },
             header,
             file,
             written: 0,
@@ -69,7 +72,8 @@ impl Writer {
         let has_expiry = entry.stamp & KIND == SET_WITH_EXPIRY;
         let most = 4 + self.stamp_bytes + entry.key.len() + if has_expiry { varint_bytes(entry.expires) } else { 0 };
         let header_bytes = BLOCK_HEADER_BYTES + 2 * (self.restarts.len() + 1);
-        if self.entries > 0 && (entry.bucket != self.bucket || header_bytes + self.block.len() + most > BLOCK_BYTES_MAX)
+        if self.entries > 0
+            && (entry.bucket != self.bucket || header_bytes + self.block.len() + most > self.block_bytes_max)
         {
             self.end_block()?;
         }
