@@ -267,7 +267,8 @@ fn merge_in_memory(runs: &[Arc<Run>; 2], store: u64) -> Result<Run, Damaged> {
         sources.extend(Cursor::first(run)?.map(Source::Run));
     }
     let mut merge = Merge::new(sources);
-    let mut writer = in_memory_writer(runs[0].header.from, runs[1].header.to, store);
+    let bytes = runs[0].footer.bytes + runs[1].footer.bytes;
+    let mut writer = in_memory_writer(runs[0].header.from, runs[1].header.to, store, bytes as usize);
     while let Some(entry) = merge.entry() {
         add(&mut writer, &entry)?;
         merge.next()?;
@@ -279,14 +280,16 @@ fn merge_in_memory(runs: &[Arc<Run>; 2], store: u64) -> Result<Run, Damaged> {
 pub(crate) fn sort(segment: &Segment, from: u64, limit: u64, store: u64) -> Result<(Run, u64)> {
     let guard = &epoch::pin();
     let (entries, at) = stretch::sorted(segment, from, limit, guard)?;
-    let mut writer = in_memory_writer(segment.position(from), segment.position(at), store);
+    // Beginnings in common are left out, blocks and index come on top: about what the keys take.
+    let bytes = entries.iter().map(|(entry, _)| entry.key.len() + 8).sum();
+    let mut writer = in_memory_writer(segment.position(from), segment.position(at), store, bytes);
     let written = entries.iter().try_for_each(|(entry, _)| add(&mut writer, entry));
     let run = written.and_then(|()| finish(writer, store)).map_err(in_memory)?;
     Ok((run, at))
 }
 
-fn in_memory_writer(from: u64, to: u64, store: u64) -> Writer {
-    Writer::new(Header { number: 0, from, to, salt: 0 }, store, None)
+fn in_memory_writer(from: u64, to: u64, store: u64, bytes: usize) -> Writer {
+    Writer::in_memory(Header { number: 0, from, to, salt: 0 }, store, bytes)
 }
 
 fn add(writer: &mut Writer, entry: &Entry<'_>) -> Result<(), Damaged> {

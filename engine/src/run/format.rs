@@ -36,7 +36,7 @@
 //! |     4 | bytes of the block; in the last entry 0                                           |
 //! |     8 | bucket                                                                            |
 //! |     2 | bytes of the key                                                                  |
-//! |       | first key of the block                                                            |
+//! |       | what the block begins with: after all keys of the blocks before, not after its own; in the first of a bucket its first key |
 //! | 8 (n + 1) | behind all entries: where each of them begins in the index                    |
 //!
 //! | offset | bytes | field of the footer, the last 48 bytes                                 |

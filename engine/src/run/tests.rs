@@ -87,6 +87,22 @@ fn an_entry_of_a_21_byte_key_takes_15_to_20_bytes() {
 }
 
 #[test]
+fn an_index_of_long_keys_is_small_beside_them() {
+    let long = |i: u64| [i.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes().as_slice(), &[b'k'; 2040]].concat();
+    let keys: Keys = (1..1_000).map(|i| ((1 + i % 2, long(i)), (i << 2, 0))).collect();
+    let bytes = write(HEADER, &keys);
+    assert!(bytes.len() < keys.len() * (2048 + 32), "{} bytes", bytes.len());
+    let run = open(&bytes).unwrap();
+    for ((bucket, key), _) in &keys {
+        for from in [key.clone(), key[..4].to_vec(), key[..2047].to_vec(), [key, &b"+"[..]].concat()] {
+            let expected = keys.range((*bucket, from.clone())..).next().filter(|((found, _), _)| found == bucket);
+            let found = Cursor::seek(&run, *bucket, &from).unwrap();
+            assert_eq!(found.as_ref().map(Cursor::key), expected.map(|((_, key), _)| key.as_slice()));
+        }
+    }
+}
+
+#[test]
 fn the_bytes_are_the_documented_ones() {
     let keys = Keys::from([((1, b"ab".to_vec()), (8, 0)), ((1, b"abc".to_vec()), (13, 5)), ((2, vec![]), (22, 0))]);
     let header = Header { number: 5, from: 4, to: 256, salt: 9 };

@@ -37,7 +37,8 @@ pub(crate) struct Writer {
     restarts: Vec<u16>,
     entries: usize,
     bucket: u64,
-    first_key: Vec<u8>,
+    /// What the index says of the block under way.
+    begins: Vec<u8>,
     last_key: Vec<u8>,
     index: Vec<u8>,
     table: Vec<u64>,
@@ -58,12 +59,19 @@ impl Writer {
             restarts: Vec::new(),
             entries: 0,
             bucket: 0,
-            first_key: Vec::new(),
+            begins: Vec::new(),
             last_key: Vec::new(),
             index: Vec::new(),
             table: Vec::new(),
             footer: Footer::default(),
         }
+    }
+
+    /// A run in memory that will take about so many bytes: what grows by doubling holds more at its end than it needs.
+    pub(crate) fn in_memory(header: Header, store: u64, bytes: usize) -> Writer {
+        let mut writer = Writer::new(header, store, None);
+        writer.out.reserve_exact(bytes);
+        writer
     }
 
     /// Adds an entry; its bucket and key come after all before.
@@ -78,9 +86,15 @@ impl Writer {
             self.end_block()?;
         }
         if self.entries == 0 {
+            // Of long keys as much as tells them from the block before: the index would be as large as what it points to.
+            let bytes = if self.footer.blocks > 0 && entry.bucket == self.bucket {
+                entry.key.len().min(1 + common_bytes(&self.last_key, entry.key, entry.key.len()))
+            } else {
+                entry.key.len()
+            };
             self.bucket = entry.bucket;
-            self.first_key.clear();
-            self.first_key.extend_from_slice(entry.key);
+            self.begins.clear();
+            self.begins.extend_from_slice(&entry.key[..bytes]);
         }
         let mut shared = 0;
         if self.entries.is_multiple_of(RESTART_ENTRIES) {
@@ -129,7 +143,7 @@ impl Writer {
         self.out[start..start + 4].copy_from_slice(&checksum.to_le_bytes());
         self.table.push(self.index.len() as u64);
         let bytes = (self.out.len() - start) as u32;
-        put_indexed(&mut self.index, &Indexed { offset, bytes, bucket: self.bucket, key: &self.first_key });
+        put_indexed(&mut self.index, &Indexed { offset, bytes, bucket: self.bucket, key: &self.begins });
         self.footer.blocks += 1;
         self.block.clear();
         self.restarts.clear();
@@ -172,6 +186,9 @@ impl Writer {
         self.write_out()?;
         if let Some(file) = &self.file {
             file.sync().map_err(unknown_state)?;
+        }
+        if self.out.len() < self.out.capacity() / 8 * 7 {
+            self.out.shrink_to_fit();
         }
         Ok(self.out)
     }
