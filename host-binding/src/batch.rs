@@ -50,18 +50,18 @@ pub(crate) fn get_many_with_misses(
     }
 }
 
-/// The keys of all misses share one buffer.
+/// The keys of all misses share one buffer, and the answer takes the place of the pairs: `collect` sees that its items are as large.
 fn with_misses(keys: &[Key<'_>], pairs: Vec<Option<Pair>>) -> Vec<(Utf8Bytes, Option<Bytes>)> {
     let missed =
         || keys.iter().zip(&pairs).filter(|(_, pair)| pair.is_none()).map(|(key, _)| AsRef::<str>::as_ref(key));
     let mut buffer = String::with_capacity(missed().map(str::len).sum());
     missed().for_each(|key| buffer.push_str(key));
     let mut left = Utf8Bytes::from(buffer);
-    let answer = |(key, pair): (&Key<'_>, Option<Pair>)| match pair {
+    let answer = |(pair, key): (Option<Pair>, &Key<'_>)| match pair {
         Some((key, value)) => (key, Some(value)),
         None => (left.split_to(AsRef::<str>::as_ref(key).len()), None),
     };
-    keys.iter().zip(pairs).map(answer).collect()
+    pairs.into_iter().zip(keys).map(answer).collect()
 }
 
 pub(crate) fn set_many(grant: &Arc<Grant>, pace: Pace, pairs: &[(Key<'_>, &[u8])]) -> Reply<(), Refusal> {

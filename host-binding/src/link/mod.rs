@@ -12,6 +12,7 @@ mod calls;
 mod draft;
 mod draft2;
 mod host;
+mod host_drafts;
 mod shape;
 mod signatures;
 #[cfg(feature = "p3")]
