@@ -169,6 +169,20 @@ impl Bucket {
         Ok(told.map(|outcome| matches!(outcome, Outcome::Written(_))))
     }
 
+    /// Shows `look` the value that the next write of `key` will find: the newest one, where [`Bucket::get`] gives the newest that is durable.
+    /// For a caller that accounts for what its writes replace; what is not durable yet is to be told to nobody. Holds up other
+    /// writers while `look` runs, so `look` must not call the store.
+    ///
+    /// # Errors
+    /// As [`Bucket::delete`].
+    pub fn look_newest(&self, key: &[u8], look: impl FnOnce(Option<&[u8]>)) -> Result<()> {
+        self.write(key, |found| {
+            look(found.map(|found| found.record.value));
+            Ok(Decision::Keep(()))
+        })?;
+        Ok(())
+    }
+
     /// How much the bucket holds: exact, but for what is written meanwhile. The first call after an open, for whatever bucket,
     /// counts the keys of the whole store: it looks at each record once, and holds up a writer for as long as some thousand
     /// looks take. From then on all calls are quick, and writes keep count.

@@ -6,13 +6,18 @@
 //! gives back what it reserved; one whose outcome is unknown keeps it.
 //! Invariants: 1. No sum of what is held ever exceeds an account, not for an instant, however many write; except where it
 //! did when the account was made, and then nothing grows. 2. A write that holds no more than before is never refused. 3. What is counted is what is
-//! held: keys and their values, in bytes. Source of the counts: a pass over the bucket when it is wrapped, then every write.
+//! held: keys and their values, in bytes. Source of the counts: the back end's own, or a pass over the bucket, when it is wrapped; then every
+//! write.
 //! Lock order: stripes by number, then an account. An account is held for an addition.
 //!
+//! A write that is started holds nothing while its disk syncs: the engine has it in its place already, so its stripe is free and
+//! the next write of the key looks at what this one leaves. A back end that gives no such promise is waited for.
+//!
 //! Only writes through here are counted: a process that also writes to the bucket itself must wrap it first. A key that
-//! expires is counted until it is written again or the bucket is wrapped anew.
+//! expires stays counted. Where the back end keeps count, that is mended before a write is refused; elsewhere when the bucket is wrapped
+//! anew.
 
-use crate::backend::{Guard, Key, LocalBucket, Observed, Page, PageBounds, Pair, Reply, SetOptions, Swap};
+use crate::backend::{Guard, Key, Later, LocalBucket, Observed, Page, PageBounds, Pair, Reply, SetOptions, Swap};
 use crate::{Code, Error};
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -20,10 +25,15 @@ use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::BuildHasher;
 use std::ops::{Add, Sub};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Writers of different keys rarely wait for each other with so many; a batch takes those of its keys, in order.
 const STRIPES: usize = 64;
+
+/// Between two recounts at least: a guest at its bound may try again and again.
+const RECOUNT_PAUSE: Duration = Duration::from_millis(10);
 
 /// What is held: bytes of keys and values, and keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -160,28 +170,61 @@ impl Drop for Reservation<'_> {
 /// A bucket that holds no more than its accounts allow. One for each bucket: grants share it.
 pub struct Metered {
     inner: Arc<dyn LocalBucket>,
+    /// The first counts this bucket alone, and has no bound.
     accounts: Box<[Account]>,
     stripes: [Mutex<()>; STRIPES],
     hasher: RandomState,
+    recounted: Mutex<Option<Instant>>,
+    /// Started writes that stand and were not seen durable: the back end's count may be without them.
+    unseen: Arc<AtomicUsize>,
 }
 
 impl fmt::Debug for Metered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Metered").field("accounts", &self.accounts).finish_non_exhaustive()
+        f.debug_struct("Metered").field("accounts", &&self.accounts[1..]).finish_non_exhaustive()
+    }
+}
+
+/// A write that has room: what its keys hold before and after it, and what is reserved for it.
+struct Room<'a> {
+    before: Usage,
+    after: Usage,
+    reservation: Reservation<'a>,
+}
+
+impl Room<'_> {
+    fn settle<R>(self, answer: &Result<R, Error>, wrote: impl FnOnce(&R) -> bool) {
+        match answer {
+            Ok(answer) if wrote(answer) => self.reservation.settle(self.before.beyond(self.after)),
+            Err(error) if error.code() == Code::Indeterminate => self.reservation.keep(),
+            Ok(_) | Err(_) => drop(self.reservation),
+        }
+    }
+
+    /// The keys hold `now`, whatever the write will be told.
+    fn settle_at(self, now: Usage) {
+        let counted = self.before + self.after.beyond(self.before);
+        self.reservation.settle(counted.beyond(now));
     }
 }
 
 impl Metered {
-    /// Counts what `bucket` holds, adds it to the accounts, and watches over it from here on. Reads the whole bucket once.
+    /// Counts what `bucket` holds, adds it to the accounts, and watches over it from here on. Asks the back end for its count, or reads
+    /// the whole bucket once.
     ///
     /// # Errors
     /// The back end's.
     pub fn new(bucket: Arc<dyn LocalBucket>, accounts: impl Into<Box<[Account]>>) -> Result<Metered, Error> {
-        let held = count(&*bucket)?;
-        let accounts = accounts.into();
+        let held = match bucket.usage()? {
+            Some(held) => held,
+            None => count(&*bucket)?,
+        };
+        let (own, given): (Account, Box<[Account]>) = (Account::new(Usage::UNBOUNDED), accounts.into());
+        let accounts: Box<[Account]> = [own].into_iter().chain(given).collect();
         accounts.iter().for_each(|account| account.count(held));
         let stripes = std::array::from_fn(|_| Mutex::new(()));
-        Ok(Metered { inner: bucket, accounts, stripes, hasher: RandomState::new() })
+        let (hasher, recounted, unseen) = (RandomState::new(), Mutex::default(), Arc::default());
+        Ok(Metered { inner: bucket, accounts, stripes, hasher, recounted, unseen })
     }
 
     fn stripe(&self, key: &str) -> usize {
@@ -193,57 +236,169 @@ impl Metered {
         self.stripes[stripe].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What the next write of `key` finds, and what `after` makes of it.
+    fn around(&self, key: &str, after: impl Fn(Option<&[u8]>) -> Option<usize>) -> Result<(Usage, Usage), Error> {
+        let mut around = Default::default();
+        self.inner.look_newest(key, &mut |old| {
+            around = (Usage::of(key, old.map(<[u8]>::len)), Usage::of(key, after(old)));
+        })?;
+        Ok(around)
+    }
+
+    /// Room for a write between `before` and `after` it, which are asked for again after a recount. What locks the write's keys
+    /// comes with it.
+    fn room<H>(
+        &self,
+        lock: impl Fn() -> H,
+        around: impl Fn() -> Result<(Usage, Usage), Error>,
+    ) -> Result<(H, Room<'_>), Error> {
+        let mut recounted = false;
+        loop {
+            let held = lock();
+            let (before, after) = around()?;
+            match Reservation::new(&self.accounts, after.beyond(before)) {
+                Ok(reservation) => return Ok((held, Room { before, after, reservation })),
+                Err(full) if recounted => return Err(full),
+                Err(full) => {
+                    drop(held);
+                    recounted = self.recount();
+                    if !recounted {
+                        return Err(full);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes the back end's count in place of ours, which has keys in it that have expired since. `false` if nothing was done: it keeps
+    /// none, it may not have all in it, or it was asked a moment ago.
+    fn recount(&self) -> bool {
+        let mut recounted = self.recounted.lock().unwrap_or_else(PoisonError::into_inner);
+        if recounted.is_some_and(|at| at.elapsed() < RECOUNT_PAUSE) {
+            return false;
+        }
+        // With all stripes held no write is between its reservation and its end.
+        let _held: Vec<_> = (0..STRIPES).map(|stripe| self.lock(stripe)).collect();
+        if self.unseen.load(Ordering::Acquire) > 0 {
+            return false;
+        }
+        *recounted = Some(Instant::now());
+        let Ok(Some(held)) = self.inner.usage() else { return false };
+        let counted = self.accounts[0].used();
+        for account in &self.accounts {
+            account.give_back(counted.beyond(held));
+            account.count(held.beyond(counted));
+        }
+        true
+    }
+
     /// One write of one key: `after` is what the key holds if `write` writes, as its answer tells.
     fn write<R>(
         &self,
         key: &str,
-        after: impl FnOnce(Option<&Bytes>) -> Option<usize>,
+        after: impl Fn(Option<&[u8]>) -> Option<usize>,
         write: impl FnOnce() -> Result<R, Error>,
         wrote: impl FnOnce(&R) -> bool,
     ) -> Result<R, Error> {
-        let _held = self.lock(self.stripe(key));
-        let old = self.inner.get(key)?;
-        let before = Usage::of(key, old.as_ref().map(Bytes::len));
-        let after = Usage::of(key, after(old.as_ref()));
-        drop(old);
-        self.settle(before, after, write, wrote)
-    }
-
-    fn settle<R>(
-        &self,
-        before: Usage,
-        after: Usage,
-        write: impl FnOnce() -> Result<R, Error>,
-        wrote: impl FnOnce(&R) -> bool,
-    ) -> Result<R, Error> {
-        let reservation = Reservation::new(&self.accounts, after.beyond(before))?;
+        let (_held, room) = self.room(|| self.lock(self.stripe(key)), || self.around(key, &after))?;
         let answer = write();
-        match &answer {
-            Ok(answer) if wrote(answer) => reservation.settle(before.beyond(after)),
-            Err(error) if error.code() == Code::Indeterminate => reservation.keep(),
-            Ok(_) | Err(_) => drop(reservation),
-        }
+        room.settle(&answer, wrote);
         answer
     }
 
-    /// As `write`, for many keys in one call; of equal keys the last counts.
+    /// As `write`, without waiting where the back end lets us.
+    fn start<R: 'static>(
+        &self,
+        key: &str,
+        after: impl Fn(Option<&[u8]>) -> Option<usize>,
+        start: impl FnOnce() -> Reply<R>,
+        wrote: impl FnOnce(&R) -> bool,
+    ) -> Reply<R> {
+        let (_held, room) = match self.room(|| self.lock(self.stripe(key)), || self.around(key, &after)) {
+            Ok(room) => room,
+            Err(error) => return Reply::Now(Err(error)),
+        };
+        match start() {
+            Reply::Now(answer) => {
+                room.settle(&answer, wrote);
+                Reply::Now(answer)
+            }
+            Reply::Later(answer) => {
+                // It stands, or it has lost a race; the key tells which.
+                match self.around(key, |_| None) {
+                    Ok((now, _)) => room.settle_at(now),
+                    Err(_) => room.reservation.keep(),
+                }
+                self.unseen_until(answer)
+            }
+        }
+    }
+
+    /// An answer that is on its way, for a write that stands. Dropped before its end it stays unseen.
+    fn unseen_until<R: 'static>(&self, answer: Later<R>) -> Reply<R> {
+        let unseen = self.unseen.clone();
+        unseen.fetch_add(1, Ordering::AcqRel);
+        Reply::later(async move {
+            let answer = answer.await;
+            if answer.is_ok() {
+                unseen.fetch_sub(1, Ordering::AcqRel);
+            }
+            answer
+        })
+    }
+
+    /// Room for many keys in one call, and their stripes; of equal keys the last counts.
+    fn room_for_many<'k>(
+        &self,
+        writes: impl Iterator<Item = (&'k Key<'k>, Option<usize>)>,
+    ) -> Result<(Vec<MutexGuard<'_, ()>>, Room<'_>), Error> {
+        let last: HashMap<&str, Option<usize>> = writes.map(|(key, value)| (key.as_ref(), value)).collect();
+        let mut stripes: Vec<usize> = last.keys().map(|key| self.stripe(key)).collect();
+        stripes.sort_unstable();
+        stripes.dedup();
+        let after = last.iter().map(|(key, value)| Usage::of(key, *value)).fold(Usage::default(), Add::add);
+        let before = || -> Result<Usage, Error> {
+            if self.inner.stands_when_started() {
+                return last.keys().try_fold(Usage::default(), |sum, key| Ok(sum + self.around(key, |_| None)?.0));
+            }
+            let keys: Vec<Key<'_>> = last.keys().map(|key| Key::from(*key)).collect();
+            let found = self.inner.get_many(&keys)?;
+            let held = |(key, value): &Pair| Usage::of(key, Some(value.len()));
+            Ok(found.iter().flatten().map(held).fold(Usage::default(), Add::add))
+        };
+        self.room(|| stripes.iter().map(|stripe| self.lock(*stripe)).collect(), || Ok((before()?, after)))
+    }
+
     fn write_many<'k>(
         &self,
         writes: impl Iterator<Item = (&'k Key<'k>, Option<usize>)>,
         write: impl FnOnce() -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let last: HashMap<&str, Option<usize>> = writes.map(|(key, value)| (key.as_ref(), value)).collect();
-        let mut stripes: Vec<usize> = last.keys().map(|key| self.stripe(key)).collect();
-        stripes.sort_unstable();
-        stripes.dedup();
-        let _held: Vec<_> = stripes.into_iter().map(|stripe| self.lock(stripe)).collect();
-        let keys: Vec<Key<'_>> = last.keys().map(|key| Key::from(*key)).collect();
-        let found = self.inner.get_many(&keys)?;
-        let held = |(key, value): &Pair| Usage::of(key, Some(value.len()));
-        let before = found.iter().flatten().map(held).fold(Usage::default(), Add::add);
-        drop(found);
-        let after = last.iter().map(|(key, value)| Usage::of(key, *value)).fold(Usage::default(), Add::add);
-        self.settle(before, after, write, |()| true)
+        let (_held, room) = self.room_for_many(writes)?;
+        let answer = write();
+        room.settle(&answer, |()| true);
+        answer
+    }
+
+    fn start_many<'k>(
+        &self,
+        writes: impl Iterator<Item = (&'k Key<'k>, Option<usize>)>,
+        start: impl FnOnce() -> Reply<()>,
+    ) -> Reply<()> {
+        let (_held, room) = match self.room_for_many(writes) {
+            Ok(room) => room,
+            Err(error) => return Reply::Now(Err(error)),
+        };
+        match start() {
+            Reply::Now(answer) => {
+                room.settle(&answer, |()| true);
+                Reply::Now(answer)
+            }
+            Reply::Later(answer) => {
+                room.settle(&Ok(()), |()| true);
+                self.unseen_until(answer)
+            }
+        }
     }
 }
 
@@ -268,7 +423,7 @@ fn count(bucket: &dyn LocalBucket) -> Result<Usage, Error> {
 }
 
 /// Bytes of the number that an increment will write; of one that will fail, those that are there.
-fn sum_bytes(old: Option<&Bytes>, delta: i64) -> Option<usize> {
+fn sum_bytes(old: Option<&[u8]>, delta: i64) -> Option<usize> {
     let Some(old) = old else { return Some(delta.to_string().len()) };
     let number = std::str::from_utf8(old).ok().and_then(|text| text.parse::<i64>().ok());
     let sum = number.and_then(|number| number.checked_add(delta));
@@ -291,6 +446,18 @@ impl LocalBucket for Metered {
     #[cfg(feature = "remote")]
     fn watched(&self) -> Option<crate::backend::changes::Watched> {
         self.inner.watched()
+    }
+
+    fn usage(&self) -> Result<Option<Usage>, Error> {
+        self.inner.usage()
+    }
+
+    fn stands_when_started(&self) -> bool {
+        self.inner.stands_when_started()
+    }
+
+    fn look_newest(&self, key: &str, look: &mut dyn FnMut(Option<&[u8]>)) -> Result<(), Error> {
+        self.inner.look_newest(key, look)
     }
 
     fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {
@@ -351,7 +518,7 @@ impl LocalBucket for Metered {
         self.write_many(keys.iter().map(|key| (key, None)), || self.inner.delete_many(keys))
     }
 
-    // Reads do not wait where the bucket does not. Writes do, as the trait has it by default: they hold their key's stripe.
+    // Reads do not wait where the bucket does not; neither do writes that stand when they are started.
 
     fn start_get(&self, key: &str) -> Reply<Option<Bytes>> {
         self.inner.start_get(key)
@@ -359,6 +526,65 @@ impl LocalBucket for Metered {
 
     fn start_exists(&self, key: &str) -> Reply<bool> {
         self.inner.start_exists(key)
+    }
+
+    fn start_set(&self, key: &str, value: &[u8]) -> Reply<()> {
+        if !self.stands_when_started() {
+            return Reply::Now(self.set(key, value));
+        }
+        self.start(key, |_| Some(value.len()), || self.inner.start_set(key, value), |()| true)
+    }
+
+    fn start_set_with(&self, key: &str, value: &[u8], options: SetOptions) -> Reply<bool> {
+        if !self.stands_when_started() {
+            return Reply::Now(self.set_with(key, value, options));
+        }
+        let start = || self.inner.start_set_with(key, value, options);
+        self.start(key, |_| Some(value.len()), start, |written| *written)
+    }
+
+    fn start_delete(&self, key: &str) -> Reply<()> {
+        if !self.stands_when_started() {
+            return Reply::Now(self.delete(key));
+        }
+        self.start(key, |_| None, || self.inner.start_delete(key), |()| true)
+    }
+
+    fn start_increment(&self, key: &str, delta: i64) -> Reply<i64> {
+        if !self.stands_when_started() {
+            return Reply::Now(self.increment(key, delta));
+        }
+        self.start(key, |old| sum_bytes(old, delta), || self.inner.start_increment(key, delta), |_| true)
+    }
+
+    fn start_increment_unsigned(&self, key: &str, delta: i64) -> Reply<i64> {
+        if !self.stands_when_started() {
+            return Reply::Now(self.increment_unsigned(key, delta));
+        }
+        self.start(key, |old| sum_bytes(old, delta), || self.inner.start_increment_unsigned(key, delta), |_| true)
+    }
+
+    fn start_swap(&self, key: &str, guard: &Guard, value: &[u8]) -> Reply<Swap> {
+        if !self.stands_when_started() {
+            return Reply::Now(self.swap(key, guard, value));
+        }
+        let done = |swap: &Swap| matches!(swap, Swap::Done);
+        self.start(key, |_| Some(value.len()), || self.inner.start_swap(key, guard, value), done)
+    }
+
+    fn start_set_many(&self, pairs: &[(Key<'_>, &[u8])]) -> Reply<()> {
+        if !self.stands_when_started() {
+            return Reply::Now(self.set_many(pairs));
+        }
+        let writes = pairs.iter().map(|(key, value)| (key, Some(value.len())));
+        self.start_many(writes, || self.inner.start_set_many(pairs))
+    }
+
+    fn start_delete_many(&self, keys: &[Key<'_>]) -> Reply<()> {
+        if !self.stands_when_started() {
+            return Reply::Now(self.delete_many(keys));
+        }
+        self.start_many(keys.iter().map(|key| (key, None)), || self.inner.start_delete_many(keys))
     }
 
     fn start_list(&self, prefix: &str, after: Option<&[u8]>, bounds: PageBounds) -> Reply<Page> {

@@ -7,7 +7,7 @@
 use super::{
     Backend, Capabilities, Guard, Key, LocalBucket, Observed, Page, PageBounds, Pair, Reply, SetOptions, Swap,
 };
-use crate::{Code, Error, Utf8Bytes};
+use crate::{Code, Error, Usage, Utf8Bytes};
 use bytes::Bytes;
 use kvasi::{Bucket, Commit, ListOptions, Store, Value};
 use std::sync::Arc;
@@ -29,6 +29,19 @@ impl LocalBucket for Bucket {
 
     fn watchable(&self) -> Option<Bucket> {
         Some(self.clone())
+    }
+
+    fn usage(&self) -> Result<Option<Usage>, Error> {
+        let held = self.stats()?;
+        Ok(Some(Usage { bytes: held.key_bytes + held.value_bytes, keys: held.keys }))
+    }
+
+    fn stands_when_started(&self) -> bool {
+        true
+    }
+
+    fn look_newest(&self, key: &str, look: &mut dyn FnMut(Option<&[u8]>)) -> Result<(), Error> {
+        Ok(Bucket::look_newest(self, key.as_bytes(), look)?)
     }
 
     fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {

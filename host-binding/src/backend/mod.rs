@@ -32,7 +32,7 @@ mod reply;
 pub use memory::Memory;
 pub use reply::{Later, Reply};
 
-use crate::{Code, Error, Utf8Bytes};
+use crate::{Code, Error, Usage, Utf8Bytes};
 use bytes::Bytes;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -207,6 +207,25 @@ pub trait LocalBucket: Send + Sync + 'static {
     #[cfg(feature = "remote")]
     fn watched(&self) -> Option<changes::Watched> {
         None
+    }
+
+    /// What the bucket holds, where the back end keeps count; by default it does not. Exact, but for what is written meanwhile or not
+    /// yet visible; what has expired and is still stored is in it.
+    fn usage(&self) -> Result<Option<Usage>, Error> {
+        Ok(None)
+    }
+
+    /// Whether a write stands, in its place among all writes of its key, when its `start_` method returns a reply that is on its way: then
+    /// what that reply waits for is the disk, and who drops it drops no write. By default not.
+    fn stands_when_started(&self) -> bool {
+        false
+    }
+
+    /// Shows `look` the value that the next write of `key` will find: with writes that stand and are not visible yet, if there are
+    /// such. `look` must not call the bucket.
+    fn look_newest(&self, key: &str, look: &mut dyn FnMut(Option<&[u8]>)) -> Result<(), Error> {
+        look(self.get(key)?.as_deref());
+        Ok(())
     }
 
     /// The value of `key`, without a copy where the back end can.

@@ -252,3 +252,66 @@ fn many_writers_never_exceed_the_sum_and_leave_an_exact_count() {
     });
     assert_eq!(account.used(), count(&*bucket.inner).unwrap());
 }
+
+/// A bucket of the engine whose writes wait for the disk, under a quota.
+fn synced(dir: &std::path::Path, max: Usage) -> (kvasi::Bucket, Metered, Account) {
+    let store = kvasi::Store::open(dir, kvasi::Options::new().durability(kvasi::Durability::Sync)).unwrap();
+    let (inner, account) = (store.bucket("b").unwrap(), Account::new(max));
+    let metered = Metered::new(Arc::new(inner.clone()), [account.clone()]).unwrap();
+    (inner, metered, account)
+}
+
+#[test]
+fn a_started_write_holds_nobody_and_is_counted_where_it_stands() {
+    let dir = tempfile::tempdir().unwrap();
+    let (inner, bucket, account) = synced(&dir.path().join("store"), usage(20, 2));
+    let mut answers = Vec::new();
+    // None of these is on the disk before the next: each must see what the one before has left.
+    for (value, held) in [(&b"12345"[..], 6), (b"1", 2), (b"123", 4)] {
+        let answer = bucket.start_set("k", value);
+        assert!(matches!(answer, Reply::Later(_)), "it waits for the disk, and not in this thread");
+        answers.push(answer);
+        assert_eq!(account.used(), usage(held, 1));
+    }
+    let absent = SetOptions { if_absent: true, ..SetOptions::default() };
+    let lost = bucket.start_set_with("k", b"much longer", absent);
+    assert!(!lost.now().unwrap());
+    let lost = bucket.start_swap("k", &Guard::Absent, b"much longer");
+    assert!(matches!(lost.now().unwrap(), Swap::Conflict(_)));
+    assert_eq!(account.used(), usage(4, 1), "who lost a race has added nothing");
+    let counted = bucket.start_increment("k", 10);
+    let batch = bucket.start_set_many(&[("l".into(), b"12"), ("k".into(), b"7")]);
+    assert_eq!(account.used(), usage(5, 2));
+    refused(bucket.start_set("m", b"").now());
+    refused(bucket.start_set("k", &[0; 20]).now());
+    let gone = bucket.start_delete("l");
+    assert_eq!(account.used(), usage(2, 1));
+    // Dropped: the write stands all the same.
+    drop(bucket.start_set("l", b"123"));
+    answers.into_iter().for_each(|answer| answer.now().unwrap());
+    batch.now().unwrap();
+    gone.now().unwrap();
+    assert_eq!(counted.now().unwrap(), 133);
+    bucket.set("k", b"8").unwrap();
+    assert_eq!(account.used(), usage(6, 2));
+    assert_eq!(account.used(), LocalBucket::usage(&inner).unwrap().unwrap());
+    assert_eq!(account.used(), count(&inner).unwrap());
+}
+
+#[test]
+fn what_expires_is_given_back_before_a_write_is_refused() {
+    let (bucket, account) = metered(usage(100, 2));
+    let ttl = |milliseconds| SetOptions { ttl: Some(Duration::from_millis(milliseconds)), ..SetOptions::default() };
+    // The key is written anew once it has expired, again and again: it is one key all the time.
+    for round in 0..5 {
+        bucket.set_with("k", b"value", ttl(1)).unwrap();
+        std::thread::sleep(RECOUNT_PAUSE + Duration::from_millis(5));
+        bucket.set("l", b"value").unwrap_or_else(|error| panic!("round {round}: {error}"));
+        bucket.delete("l").unwrap();
+    }
+    std::thread::sleep(RECOUNT_PAUSE);
+    bucket.set("k", b"stays").unwrap();
+    bucket.set("l", b"stays").unwrap();
+    refused(bucket.set("m", b""));
+    assert_eq!(account.used(), count(&*bucket.inner).unwrap());
+}
