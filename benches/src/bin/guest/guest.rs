@@ -4,7 +4,7 @@
 //! host, its loops callable. The code of the guest is the same for every host.
 
 use kvasi_bench::Result;
-use wasmtime::component::{Component, Instance, Linker};
+use wasmtime::component::{Component, Instance, InstancePre, Linker};
 use wasmtime::{Engine, Store};
 
 /// Which draft of `wasi:keyvalue` a host serves. `store` and `batch` differ in the type of a listing's cursor only.
@@ -53,13 +53,15 @@ pub(crate) enum Call {
     /// 100 keys at once.
     GetMany,
     List,
+    /// An instance of its own that opens, gets and drops; see [`Requests`].
+    Request,
 }
 
 impl Call {
     fn export(self) -> &'static str {
         match self {
             Call::Keys => "run-keys",
-            Call::Get => "run-get",
+            Call::Get | Call::Request => "run-get",
             Call::Exists => "run-exists",
             Call::Set => "run-set",
             Call::Open => "run-open",
@@ -92,10 +94,47 @@ impl<T: Send + 'static> Guest<T> {
     }
 }
 
+/// Requests, each served by an instance of its own: what a host that trusts nobody does.
+pub(crate) struct Requests<T: 'static> {
+    guest: InstancePre<T>,
+    state: Box<dyn Fn() -> T>,
+    served: u32,
+}
+
+impl<T: Send + 'static> Requests<T> {
+    /// `state` is the host's state for one more request.
+    pub(crate) fn new(linker: &Linker<T>, component: &Component, state: impl Fn() -> T + 'static) -> Result<Self> {
+        Ok(Requests { guest: linker.instantiate_pre(component)?, state: Box::new(state), served: 0 })
+    }
+
+    /// Opens the bucket, gets a key, drops the bucket and all the rest.
+    fn serve(&self, class: Class) -> Result<u64> {
+        let mut store = Store::new(self.guest.engine(), (self.state)());
+        let instance = self.guest.instantiate(&mut store)?;
+        instance.get_typed_func::<(), ()>(&mut store, "start")?.call(&mut store, ())?;
+        let get = instance.get_typed_func::<(u32, u32, u32, u32), (u64,)>(&mut store, Call::Request.export())?;
+        let key = class.first + self.served.wrapping_mul(7_919) % class.count;
+        let (sum,) = get.call(&mut store, (1, key, 1, class.value_bytes))?;
+        instance.get_typed_func::<(), ()>(&mut store, "finish")?.call(&mut store, ())?;
+        Ok(sum)
+    }
+}
+
 /// A guest, whatever its host.
 pub(crate) trait Run {
     /// `calls` calls over random keys of `class`; what the guest counted.
     fn run(&mut self, call: Call, calls: u32, class: Class) -> Result<u64>;
+}
+
+impl<T: Send + 'static> Run for Requests<T> {
+    fn run(&mut self, _: Call, calls: u32, class: Class) -> Result<u64> {
+        let mut sum = 0;
+        for _ in 0..calls {
+            sum += self.serve(class)?;
+            self.served = self.served.wrapping_add(1);
+        }
+        Ok(sum)
+    }
 }
 
 impl<T: Send + 'static> Run for Guest<T> {

@@ -1,25 +1,36 @@
-//! What answers the guest: wasmtime's own crate, kvasi (on disk, in memory), and a host that does nothing.
+//! What answers the guest: wasmtime's own crate, kvasi (on disk, in memory), another back end behind kvasi's binding, and a host that
+//! does nothing.
 
-use crate::guest::{Class, Draft, Guest, Run};
+use crate::guest::{Class, Draft, Guest, Requests, Run};
 use bytes::Bytes;
 use kvasi_bench::Result;
 use kvasi_bench::keys::{Values, key};
+use kvasi_wasmtime::backend::LocalBucket;
 use kvasi_wasmtime::bindings::store::Error as WitError;
-use kvasi_wasmtime::{Utf8Bytes, WasiKeyValueCtx, WasiKeyValueCtxView, WasiKeyValueView};
+use kvasi_wasmtime::{Rights, Utf8Bytes, WasiKeyValueCtx, WasiKeyValueCtxView, WasiKeyValueView};
+use std::sync::Arc;
 use wasmtime::component::{
     Component, ComponentType, Linker, Lower, Resource, ResourceTable, ResourceType, WasmList, WasmStr,
 };
-use wasmtime::{Config, Engine, StoreContextMut};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, StoreContextMut};
 
 /// Wasmtime with the guest compiled for both drafts.
 pub(crate) struct Hosts {
     engine: Engine,
     draft: Component,
     draft2: Component,
+    pooling: Pooling,
+}
+
+/// The same with instances from a pool, as hosts have it that make one for each request.
+struct Pooling {
+    engine: Engine,
+    draft: Component,
+    draft2: Component,
 }
 
 struct PeerState {
-    keyvalue: wasmtime_wasi_keyvalue::WasiKeyValueCtx,
+    keyvalue: Arc<wasmtime_wasi_keyvalue::WasiKeyValueCtx>,
     table: ResourceTable,
 }
 
@@ -34,6 +45,30 @@ impl WasiKeyValueView for KvasiState {
     }
 }
 
+impl PeerState {
+    fn new(keyvalue: &Arc<wasmtime_wasi_keyvalue::WasiKeyValueCtx>) -> PeerState {
+        PeerState { keyvalue: keyvalue.clone(), table: ResourceTable::new() }
+    }
+}
+
+impl KvasiState {
+    fn new(keyvalue: &WasiKeyValueCtx) -> KvasiState {
+        KvasiState { keyvalue: keyvalue.clone(), table: ResourceTable::new() }
+    }
+}
+
+impl Pooling {
+    fn new() -> Result<Pooling> {
+        let mut pool = PoolingAllocationConfig::new();
+        pool.linear_memory_keep_resident(64 << 10).table_keep_resident(64 << 10);
+        let mut config = Config::new();
+        config.concurrency_support(false).allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+        let engine = Engine::new(&config)?;
+        let (draft, draft2) = (Draft::One.component(&engine)?, Draft::Two.component(&engine)?);
+        Ok(Pooling { engine, draft, draft2 })
+    }
+}
+
 impl Hosts {
     pub(crate) fn new() -> Result<Hosts> {
         let mut config = Config::new();
@@ -41,34 +76,40 @@ impl Hosts {
         config.concurrency_support(false);
         let engine = Engine::new(&config)?;
         let (draft, draft2) = (Draft::One.component(&engine)?, Draft::Two.component(&engine)?);
-        Ok(Hosts { engine, draft, draft2 })
+        Ok(Hosts { engine, draft, draft2, pooling: Pooling::new()? })
     }
 
     /// wasmtime-wasi-keyvalue: a `HashMap` of the classes' keys.
     pub(crate) fn peer(&self, classes: &[Class]) -> Result<Box<dyn Run>> {
-        let mut pairs = Vec::new();
-        each(classes, |key, value| {
-            pairs.push((String::from_utf8_lossy(key).into_owned(), value.to_vec()));
-            Ok(())
-        })?;
-        let keyvalue = wasmtime_wasi_keyvalue::WasiKeyValueCtxBuilder::new().in_memory_data(pairs).build();
-        let mut linker = Linker::new(&self.engine);
-        wasmtime_wasi_keyvalue::add_to_linker(&mut linker, |state: &mut PeerState| {
-            wasmtime_wasi_keyvalue::WasiKeyValue::new(&state.keyvalue, &mut state.table)
-        })?;
-        let state = PeerState { keyvalue, table: ResourceTable::new() };
-        Ok(Box::new(Guest::new(&linker, &self.draft, state)?))
+        let state = PeerState::new(&peer_ctx(classes)?);
+        Ok(Box::new(Guest::new(&peer_linker(&self.engine)?, &self.draft, state)?))
+    }
+
+    /// The same, an instance for each request.
+    pub(crate) fn peer_requests(&self, classes: &[Class]) -> Result<Box<dyn Run>> {
+        let keyvalue = peer_ctx(classes)?;
+        let linker = peer_linker(&self.pooling.engine)?;
+        Ok(Box::new(Requests::new(&linker, &self.pooling.draft, move || PeerState::new(&keyvalue))?))
     }
 
     /// kvasi-wasmtime over a bucket of that store, filled here.
     pub(crate) fn kvasi(&self, store: &kvasi::Store, classes: &[Class]) -> Result<Box<dyn Run>> {
         let bucket = store.bucket("bench")?;
         each(classes, |key, value| Ok(bucket.set(key, value).map(drop)?))?;
-        let keyvalue = WasiKeyValueCtx::builder().bucket("", bucket).build();
-        let mut linker = Linker::new(&self.engine);
-        kvasi_wasmtime::add_to_linker_sync(&mut linker)?;
-        let state = KvasiState { keyvalue, table: ResourceTable::new() };
-        Ok(Box::new(Guest::new(&linker, &self.draft2, state)?))
+        Ok(Box::new(self.behind(Arc::new(bucket))?))
+    }
+
+    /// The same, an instance for each request; the bucket is full already.
+    pub(crate) fn kvasi_requests(&self, store: &kvasi::Store) -> Result<Box<dyn Run>> {
+        let keyvalue = WasiKeyValueCtx::builder().bucket("", store.bucket("bench")?).build();
+        let linker = kvasi_linker(&self.pooling.engine)?;
+        Ok(Box::new(Requests::new(&linker, &self.pooling.draft2, move || KvasiState::new(&keyvalue))?))
+    }
+
+    /// kvasi-wasmtime over any bucket, as it is.
+    pub(crate) fn behind(&self, bucket: Arc<dyn LocalBucket>) -> Result<impl Run + Send + use<>> {
+        let keyvalue = WasiKeyValueCtx::builder().grant("", bucket, Rights::ALL).build();
+        Guest::new(&kvasi_linker(&self.engine)?, &self.draft2, KvasiState::new(&keyvalue))
     }
 
     /// What wasmtime itself takes for the same calls: parameters lifted as views, every `get` answered with `value_bytes`
@@ -122,6 +163,29 @@ impl Hosts {
         )?;
         Ok(Box::new(Guest::new(&linker, &self.draft2, ())?))
     }
+}
+
+fn peer_ctx(classes: &[Class]) -> Result<Arc<wasmtime_wasi_keyvalue::WasiKeyValueCtx>> {
+    let mut pairs = Vec::new();
+    each(classes, |key, value| {
+        pairs.push((String::from_utf8_lossy(key).into_owned(), value.to_vec()));
+        Ok(())
+    })?;
+    Ok(Arc::new(wasmtime_wasi_keyvalue::WasiKeyValueCtxBuilder::new().in_memory_data(pairs).build()))
+}
+
+fn peer_linker(engine: &Engine) -> Result<Linker<PeerState>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi_keyvalue::add_to_linker(&mut linker, |state: &mut PeerState| {
+        wasmtime_wasi_keyvalue::WasiKeyValue::new(&state.keyvalue, &mut state.table)
+    })?;
+    Ok(linker)
+}
+
+fn kvasi_linker(engine: &Engine) -> Result<Linker<KvasiState>> {
+    let mut linker = Linker::new(engine);
+    kvasi_wasmtime::add_to_linker_sync(&mut linker)?;
+    Ok(linker)
 }
 
 /// The resource of the host that does nothing.

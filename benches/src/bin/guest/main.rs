@@ -1,14 +1,19 @@
-//! What a call costs a guest: one component's loops against `wasmtime-wasi-keyvalue` and against kvasi, in one process.
+//! What a call costs a guest: one component's loops against `wasmtime-wasi-keyvalue`, SQLite and kvasi, in one process.
 //!
 //! `cargo run --release -p kvasi-bench --bin guest -- [--json FILE] [--slices N] [--dir DIR] [--rows get,set]`
 //!
 //! Short slices of all hosts take turns, so that whatever else the machine does hits all alike; medians of the thread's
 //! processor time per call, and ratios. Every slice is checked by what the guest counted. `floor` is a host of the same
-//! signatures that does nothing: what is left above it is ours to save.
+//! signatures that does nothing: what is left above it is ours to save. Then sets that are kept on disk, beside SQLite: see `sets`. What we
+//! mean to reach stands beside each figure.
 
+mod bounds;
 mod guest;
 mod hosts;
+mod sets;
+mod sqlite;
 
+use bounds::Bound;
 use clap::Parser;
 use guest::{Call, Class, Run};
 use hosts::Hosts;
@@ -39,6 +44,9 @@ struct Arguments {
     /// Leave out the store of 1 M keys.
     #[arg(long)]
     small: bool,
+    /// Turns of each host in the rows beside SQLite, half a second each; 0 leaves those rows out.
+    #[arg(long, default_value_t = 5)]
+    turns: usize,
 }
 
 /// Keys of 10,000-key stores; those of larger values are fewer, so that the peer fits in memory twice (its `open` copies
@@ -69,6 +77,34 @@ struct Line<'a> {
     median_ns: f64,
     min_ns: f64,
     ratio_to_peer: Option<f64>,
+    #[serde(flatten)]
+    bound: Option<Bound>,
+    within: Option<bool>,
+}
+
+/// The table, and the file of results.
+struct Report(Option<std::fs::File>);
+
+impl Report {
+    /// One host of a row. `base` is the peer's median.
+    fn line(&mut self, row: &str, host: &str, median_ns: f64, min_ns: f64, base: Option<f64>) -> Result<()> {
+        let ratio_to_peer = base.map(|base| median_ns / base);
+        let bound = bounds::of(row, host);
+        let within = bound.and_then(|bound| bound.holds(median_ns, ratio_to_peer));
+        let ratio = ratio_to_peer
+            .map_or(String::new(), |ratio| if ratio < 0.01 { format!("{ratio:.5}x") } else { format!("{ratio:.2}x") });
+        let bound_text = bound.map_or(String::new(), |bound| bound.to_string());
+        let verdict = bounds::verdict(within);
+        println!("{row:<18} {host:<8} {median_ns:>10.1} {min_ns:>10.1} {ratio:>9} {bound_text:>10} {verdict}");
+        self.write(&Line { row, host, median_ns, min_ns, ratio_to_peer, bound, within })
+    }
+
+    fn write(&mut self, line: &impl Serialize) -> Result<()> {
+        if let Some(file) = &mut self.0 {
+            writeln!(file, "{}", serde_json::to_string(line)?)?;
+        }
+        Ok(())
+    }
 }
 
 fn main() -> Result<()> {
@@ -81,7 +117,7 @@ fn main() -> Result<()> {
     let options = || Options::new().durability(Durability::Os);
     let small = Store::open(dir.path().join("small"), options())?;
     let large = Store::open(dir.path().join("large"), options())?;
-    let mut json = arguments.json.as_ref().map(std::fs::File::create).transpose()?;
+    let mut report = Report(arguments.json.as_ref().map(std::fs::File::create).transpose()?);
 
     println!("ns of thread CPU time per call (per key for get-many): median (min) of {} slices", arguments.slices);
     println!("wasmtime 48, concurrency_support(false); kvasi durability Os; 21-byte keys, random order");
@@ -89,7 +125,7 @@ fn main() -> Result<()> {
         "peer: wasmtime-wasi-keyvalue 48, a HashMap; kvasi: on disk, 21 k keys; memory: the same engine without files;"
     );
     println!("floor: a host that does nothing; million: kvasi on disk with 1 M keys\n");
-    println!("{:<18} {:<8} {:>10} {:>10} {:>9}", "row", "host", "median", "min", "to peer");
+    println!("{:<18} {:<8} {:>10} {:>10} {:>9} {:>10}", "row", "host", "median", "min", "to peer", "at most");
 
     let rows = rows();
     let wanted =
@@ -102,6 +138,14 @@ fn main() -> Result<()> {
 
     for row in &rows {
         let class = row.class;
+        if row.call == Call::Request {
+            let (mut peer, mut kvasi) = (hosts.peer_requests(&[class])?, hosts.kvasi_requests(&small)?);
+            let mut runs: Vec<(&str, &mut dyn Run, Class)> =
+                vec![("peer", &mut *peer, class), ("kvasi", &mut *kvasi, class)];
+            runs.retain(|(host, ..)| arguments.hosts.iter().any(|wanted| wanted == host));
+            told(row, &measure(row, &mut runs, arguments.slices)?, &mut report)?;
+            continue;
+        }
         let mut peer = hosts.peer(&[class])?;
         let memory = Store::in_memory(Options::new())?;
         let mut in_memory = hosts.kvasi(&memory, &[class])?;
@@ -118,23 +162,30 @@ fn main() -> Result<()> {
             runs.push(("million", &mut **million, class));
         }
         runs.retain(|(host, ..)| arguments.hosts.iter().any(|wanted| wanted == host));
-        let measured = measure(row, &mut runs, arguments.slices)?;
-        let base = measured.iter().find(|(host, ..)| *host == "peer").map(|(_, median, _)| *median);
-        for (host, median_ns, min_ns) in measured {
-            let ratio = base.filter(|_| host != "peer").map(|base| median_ns / base);
-            let shown = ratio
-                .map(|ratio| if ratio < 0.01 { format!("{ratio:.5}x") } else { format!("{ratio:.2}x") })
-                .unwrap_or_default();
-            println!("{:<18} {:<8} {:>10.1} {:>10.1} {:>9}", row.name, host, median_ns, min_ns, shown);
-            if let Some(file) = &mut json {
-                let line = Line { row: row.name, host, median_ns, min_ns, ratio_to_peer: ratio };
-                writeln!(file, "{}", serde_json::to_string(&line)?)?;
-            }
-        }
+        told(row, &measure(row, &mut runs, arguments.slices)?, &mut report)?;
     }
     drop((disk, disk_million));
     small.close()?;
     large.close()?;
+    let sets_wanted = arguments.rows.is_empty() || arguments.rows.iter().any(|row| row.starts_with("kept"));
+    if arguments.turns > 0 && sets_wanted {
+        sets::compare(&hosts, dir.path(), arguments.turns, &mut report)?;
+    }
+    Ok(())
+}
+
+/// Prints a row, and of the first of them what is ours in it.
+fn told(row: &Row, measured: &[(&str, f64, f64)], report: &mut Report) -> Result<()> {
+    let of = |wanted: &str| measured.iter().find(|(host, ..)| *host == wanted).map(|(_, median, min)| (*median, *min));
+    let base = of("peer").map(|(median, _)| median);
+    for (host, median_ns, min_ns) in measured {
+        report.line(row.name, host, *median_ns, *min_ns, base.filter(|_| *host != "peer"))?;
+    }
+    if row.name == bounds::OWN_WORK_OF
+        && let (Some(ours), Some(floor)) = (of("kvasi"), of("floor"))
+    {
+        report.line(bounds::OWN_WORK, "kvasi", ours.0 - floor.0, ours.1 - floor.1, None)?;
+    }
     Ok(())
 }
 
@@ -150,6 +201,7 @@ fn rows() -> Vec<Row> {
         row("open + drop", Call::Open, SMALL),
         Row { per_call: 100, ..row("get-many 100x100 B", Call::GetMany, SMALL) },
         row("list page", Call::List, SMALL),
+        row("request", Call::Request, SMALL),
         // Last: these leave a log behind.
         row("set 100 B", Call::Set, SMALL),
         Row { calls_max: 200, ..row("set 64 KiB", Call::Set, LARGE) },
@@ -197,7 +249,7 @@ fn slice(row: &Row, host: &str, run: &mut dyn Run, class: Class, calls: u32) -> 
     let per_call = match row.call {
         Call::Keys => 0,
         Call::Exists | Call::Set | Call::Open => 1,
-        Call::Get => u64::from(class.value_bytes),
+        Call::Get | Call::Request => u64::from(class.value_bytes),
         Call::GetMany => 100 * u64::from(class.value_bytes),
         // wasmtime's crate answers all keys at once, whatever the cursor.
         Call::List if host == "peer" => u64::from(class.count),
