@@ -234,7 +234,7 @@ fn costs(quiet: &Arc<dyn LocalBucket>) -> Result<()> {
         // A copy of each key is the binding's parameter: made here as well.
         keys.iter().try_for_each(|key| quiet.exists(&key.clone()).map(|found| assert!(found)))?;
         lap(&mut times[0][0]);
-        keys.iter().try_for_each(|key| quiet.set(&key.clone(), &vec![1; 100]))?;
+        keys.iter().try_for_each(|key| quiet.set(&key.clone(), &Vec::from([1; 100])))?;
         lap(&mut times[0][1]);
         for ((_, instance), times) in instances.iter_mut().zip(&mut times[1..]) {
             let handle = instance.open()?;
