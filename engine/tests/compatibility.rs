@@ -9,7 +9,6 @@
 #![allow(clippy::disallowed_methods, reason = "files are put in place and damaged here on purpose")]
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -19,8 +18,6 @@ const CLOSED: &str = "format-1-closed";
 const TORN: &str = "format-1-torn";
 /// What stands behind the last record of the store that was not closed.
 const TORN_TAIL: &[u8] = &[0xa5; 11];
-/// The year 9999.
-const FAR: u64 = 253_402_300_799_000;
 const SLOT_BYTES: usize = 4096;
 
 type Files = BTreeMap<String, Vec<u8>>;
@@ -37,6 +34,8 @@ fn options() -> Options {
 /// comes N times in a row. What no row covers is zero.
 #[cfg(feature = "testing")]
 fn pack(files: &Files) -> String {
+    use std::fmt::Write as _;
+
     let mut text = String::new();
     for (name, bytes) in files {
         writeln!(text, "file {name} {}", bytes.len()).unwrap();
@@ -116,6 +115,7 @@ fn expected() -> BTreeMap<&'static str, BTreeMap<Vec<u8>, Vec<u8>>> {
 /// Writes what [`expected`] says, by the calls that leave a trace of their own in the files.
 #[cfg(feature = "testing")]
 fn fill(store: &Store) {
+    const YEAR_9999_MS: u64 = 253_402_300_799_000;
     let (plain, other) = (store.bucket("plain").unwrap(), store.bucket("other").unwrap());
     store.bucket("empty").unwrap();
     let dropped = store.bucket("dropped").unwrap();
@@ -125,7 +125,7 @@ fn fill(store: &Store) {
     }
     plain.set(b"", b"").unwrap();
     plain.set(&[0xff; 300], b"long key").unwrap();
-    plain.set_until(b"lasting", b"until the year 9999", FAR).unwrap();
+    plain.set_until(b"lasting", b"until the year 9999", YEAR_9999_MS).unwrap();
     plain.set_until(b"past", b"gone", 1).unwrap();
     other.set(b"leaves", b"with the batch").unwrap();
     let first = other.set(b"swapped", b"first").unwrap();
