@@ -320,7 +320,7 @@ fn check(image: &Image, damage: &Damage, run: &Run, seed: u64) -> Result<(), Str
             Ok(store) => store,
         };
         for _ in 0..3 {
-            let whole = model::read_what_is_whole(&store).map_err(|e| format!("{e:?}"))?;
+            let whole = model::read_what_is_whole(&store, unreadable).map_err(|e| format!("{e:?}"))?;
             if let Some((seen, unreadable)) = whole {
                 let Some(kept) = run.history.find_but_for(&seen, &unreadable) else {
                     let what = run.history.find(&seen, 0..=run.history.commits()).map(|_| String::new());

@@ -249,8 +249,10 @@ pub(crate) fn read_by_pages(store: &Store, seen: &Seen, keys_max: usize) -> Resu
 }
 
 /// As [`read`], but leaves out the keys whose record is damaged, and says which; `None` if they cannot be listed for damage.
-pub(crate) fn read_what_is_whole(store: &Store) -> crate::Result<Option<(Seen, Unreadable)>> {
-    let damaged = |e: &crate::Error| e.kind() == crate::ErrorKind::Corrupt;
+/// With `fails`, a record that the disk cannot read counts as damaged.
+pub(crate) fn read_what_is_whole(store: &Store, fails: bool) -> crate::Result<Option<(Seen, Unreadable)>> {
+    use crate::ErrorKind::{Corrupt, Io};
+    let damaged = |e: &crate::Error| e.kind() == Corrupt || (fails && e.kind() == Io);
     let (mut seen, mut unreadable) = (Seen::new(), Unreadable::new());
     for name in store.buckets()? {
         let Some(bucket) = store.existing_bucket(&name)? else { continue };

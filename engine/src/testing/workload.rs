@@ -12,7 +12,7 @@ use crate::io::Disk;
 use crate::io::sim::{self, Image, SimDisk, Variant, image_of};
 use crate::manifest::superblock;
 use crate::worker::Jobs;
-use crate::{Batch, Bucket, Commit, Durability, Error, ErrorKind, Options, Store, Swap, Version};
+use crate::{Batch, Bucket, Commit, Durability, Error, ErrorKind, Options, Store, Swap, Value, Version};
 
 /// Bytes of a segment: so few that a run goes through many.
 const SEGMENT_BYTES: u64 = 4096;
@@ -356,10 +356,16 @@ impl Run {
                 self.told(moment, self.options.durability, &changes, result, note(*at))
             }
             Call::StartSet(at, content) => {
+                // After a fault the calls are made once more: the same value may be there already.
+                let before = match bucket.get(&at.key()) {
+                    Ok(value) => value.map(|value| value.version()),
+                    Err(e) => return self.failed(&e, None),
+                };
                 let result = bucket.start_set(&at.key(), &content.value());
                 self.told(moment, Durability::Os, &[put(*at, Some(*content))], result, |run, number, commit| {
                     let shown = bucket.get(&at.key()).map_err(|e| format!("a read fails: {e:?}"))?;
-                    if !commit.is_ready() && shown.is_some_and(|shown| shown[..] == content.value()[..]) {
+                    let is_new = |shown: &Value| Some(shown.version()) != before && shown[..] == content.value()[..];
+                    if !commit.is_ready() && shown.as_ref().is_some_and(is_new) {
                         return Err("a value is read that is not durable yet, in a store that syncs".to_owned());
                     }
                     run.waiting.push(Waiting::Set(commit, number, *at));
