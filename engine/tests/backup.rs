@@ -188,8 +188,11 @@ fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = std::fs::read_dir(dir)
         .unwrap()
         .map(|file| file.unwrap())
-        // On Windows a file whose removal waits for a mapping is listed and not there.
-        .filter_map(|file| Some((file.file_name().into_string().unwrap(), std::fs::read(file.path()).ok()?)))
+        .filter_map(|file| match std::fs::read(file.path()) {
+            // A file whose removal waits for a mapping is listed, and not there.
+            Err(e) if cfg!(windows) && e.kind() == std::io::ErrorKind::NotFound => None,
+            bytes => Some((file.file_name().into_string().unwrap(), bytes.unwrap())),
+        })
         .collect();
     files.sort();
     files

@@ -135,8 +135,8 @@ fn a_flipped_byte_of_a_closed_log_is_an_error_with_file_and_offset() {
     for log in logs(&dir.path()) {
         let good = fs::read(&log).unwrap();
         let name = log.file_name().unwrap().to_str().unwrap().to_owned();
-        // Where a file that is mapped cannot be cut, what was made ahead of the log stays behind its end, and is nobody's.
-        let used = good.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+        // Windows does not cut a file that is mapped: what was made ahead of the log stays behind its end, and is nobody's.
+        let used = if cfg!(windows) { good.iter().rposition(|byte| *byte != 0).unwrap() + 1 } else { good.len() };
         for at in (0..used).step_by(used / 40) {
             let mut bad = good.clone();
             bad[at] ^= 0x20;

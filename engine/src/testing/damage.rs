@@ -305,6 +305,8 @@ fn check(image: &Image, damage: &Damage, run: &Run, seed: u64) -> Result<(), Str
         sim::set_clock(run.history.clock);
         let disk = SimDisk::new(image.clone(), seed);
         let unreadable = matches!(damage, Damage::Unreadable { .. });
+        // Only what is not mapped is read by whoever needs it, when he does.
+        let read_late = unreadable && super::unmapped().is_some();
         if let Damage::Unreadable { name, at, bytes } = damage {
             disk.set_unreadable(name, *at..at + bytes);
         }
@@ -320,7 +322,7 @@ fn check(image: &Image, damage: &Damage, run: &Run, seed: u64) -> Result<(), Str
             Ok(store) => store,
         };
         for _ in 0..3 {
-            let whole = model::read_what_is_whole(&store, unreadable).map_err(|e| format!("{e:?}"))?;
+            let whole = model::read_what_is_whole(&store, read_late).map_err(|e| format!("{e:?}"))?;
             if let Some((seen, unreadable)) = whole {
                 let Some(kept) = run.history.find_but_for(&seen, &unreadable) else {
                     let what = run.history.find(&seen, 0..=run.history.commits()).map(|_| String::new());
