@@ -21,7 +21,7 @@ use crossbeam_epoch::{self as epoch, Guard};
 
 use crate::commit::Commits;
 use crate::error::{Error, ErrorKind, Result};
-use crate::log::record::{Kind, Record};
+use crate::log::record::{Defect, Kind, Record};
 use crate::log::{Appended, SLOTS_MAX, slots_of};
 use crate::seeded::{Bug, seeded};
 use crate::segment::{HEADER_BYTES, Segment};
@@ -30,6 +30,8 @@ use crate::segment::{HEADER_BYTES, Segment};
 const STEP_BYTES: u64 = 256 << 10;
 /// A dead record of at least so many bytes is not read.
 const SKIPPED_BYTES_MIN: u64 = 2 << 10;
+/// Records whose lines are asked for at a time.
+const AHEAD: usize = 32;
 /// Less than this is not worth a segment's worth of work.
 const DEAD_BYTES_MIN: u64 = 1 << 20;
 
@@ -249,35 +251,80 @@ impl Cleaner {
     }
 }
 
-/// Moves what lives among the next records, for about [`STEP_BYTES`] of those that had to be read.
+/// A record that is about to be looked at.
+struct Ahead<'g> {
+    offset: u64,
+    hash: u64,
+    record: Record<'g>,
+    bytes: u64,
+}
+
+/// Moves what lives among the next records, for about [`STEP_BYTES`] of those that had to be read. The directory's lines of some
+/// [`AHEAD`] of them are asked for before the first is looked up: most records are dead, and that is all they cost.
 fn move_some(commits: &Commits, at: &mut Cleaning, guard: &Guard) -> Result<()> {
     let Cleaning { segment, from, oldest, verify_all } = at;
     let end = segment.region.published();
     let mut read = 0;
+    let mut ahead = Vec::with_capacity(AHEAD);
     while *from < end && read < STEP_BYTES {
-        let offset = *from;
-        let corrupt =
-            |defect| segment.corrupt(offset, format_args!("no valid record ({defect:?}), found while cleaning"));
-        let (record, bytes) = segment.record(offset, false, guard).map_err(corrupt)?;
-        if seeded(Bug::LiveDropped) && record.kind == Kind::Set && bytes >= 512 {
-            *from += bytes;
-            continue;
+        ahead.clear();
+        let (mut next, mut defect) = (*from, None);
+        while next < end && ahead.len() < AHEAD {
+            // What is damaged is told when what comes before it was moved.
+            let (record, bytes) = match segment.record(next, false, guard) {
+                Ok(there) => there,
+                Err(found) => {
+                    defect = Some(found);
+                    break;
+                }
+            };
+            let hash = commits.hash(record.bucket, record.key);
+            commits.directory.fetch(hash, guard);
+            ahead.push(Ahead { offset: next, hash, record, bytes });
+            next += bytes;
         }
-        let skipped = record.kind == Kind::Set && bytes >= SKIPPED_BYTES_MIN && !*verify_all && {
-            let (hash, place) = (commits.hash(record.bucket, record.key), commits.log.place(segment, offset));
-            commits.directory.find(hash, guard, |p| Ok(p == place))?.is_none()
-        };
-        if !skipped {
-            segment.record(offset, true, guard).map_err(corrupt)?;
-            read += bytes;
-            if record.kind != Kind::Batch {
-                commits.move_record(segment, offset, &record, *oldest, guard)?;
-            }
+        for record in &ahead {
+            read += 64 + move_one(commits, segment, record, *oldest, *verify_all, guard)?;
+            *from = record.offset + record.bytes;
         }
-        read += 64;
-        *from += bytes;
+        if let Some(defect) = defect {
+            return Err(damage(segment, *from, defect));
+        }
     }
     Ok(())
+}
+
+/// Moves a record if it lives; how many bytes had to be read.
+fn move_one(
+    commits: &Commits,
+    segment: &Arc<Segment>,
+    at: &Ahead<'_>,
+    oldest: bool,
+    verify_all: bool,
+    guard: &Guard,
+) -> Result<u64> {
+    let Ahead { offset, hash, record, bytes } = at;
+    if seeded(Bug::LiveDropped) && record.kind == Kind::Set && *bytes >= 512 {
+        return Ok(0);
+    }
+    // Without the shard's lock. What is pending is not found either, but counts as live, so that all is looked at again.
+    let is_dead = record.kind == Kind::Set && !verify_all && {
+        let place = commits.log.place(segment, *offset);
+        commits.directory.find(*hash, guard, |p| Ok(p == place))?.is_none()
+    };
+    if is_dead && *bytes >= SKIPPED_BYTES_MIN {
+        return Ok(0);
+    }
+    segment.record(*offset, true, guard).map_err(|defect| damage(segment, *offset, defect))?;
+    if !is_dead && record.kind != Kind::Batch {
+        commits.move_record(segment, *offset, record, oldest, guard)?;
+    }
+    Ok(*bytes)
+}
+
+#[cold]
+fn damage(segment: &Segment, offset: u64, defect: Defect) -> Error {
+    segment.corrupt(offset, format_args!("no valid record ({defect:?}), found while cleaning"))
 }
 
 /// A record that cannot be read for now keeps its segment from being cleaned, and the store from nothing else.

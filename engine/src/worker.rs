@@ -342,3 +342,51 @@ impl Jobs {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::Disk;
+    use crate::io::disk::RealDisk;
+    use crate::recovery::refuse_foreign;
+    use crate::{Options, Store};
+
+    #[test]
+    fn after_overwrites_a_store_comes_to_rest_by_itself() {
+        const KEYS: u32 = 60_000;
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::new().durability(Durability::Os).segment_bytes_max(1 << 20);
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir.path(), &options, refuse_foreign).unwrap());
+        let store = Store::without_worker(disk.clone(), options).unwrap();
+        let bucket = store.bucket("b").unwrap();
+        let commits = &store.0.commits;
+        let mut jobs = Jobs::default();
+        for i in 0..5 * KEYS {
+            bucket.set(format!("user:{:016x}", i % KEYS).as_bytes(), &[i as u8; 100]).unwrap();
+            // The thread has a part of the processor only.
+            if i % (2 * KEYS) == 0 {
+                jobs.round(commits, false).unwrap();
+            }
+        }
+        let files = || disk.list().unwrap().iter().map(|name| disk.open(name).unwrap().len().unwrap()).sum::<u64>();
+        let user_bytes = u64::from(KEYS) * 121;
+        assert!(files() > 2 * user_bytes, "there is something to be cleaned");
+        let (mut rounds, mut rests) = (0, 0);
+        // Until there is nothing to do but to wait for readers, which are gone by now, or not even that.
+        while files() * 100 > user_bytes * 145 || commits.log.has_space_to_give_back() {
+            rounds += 1;
+            match jobs.round(commits, false).unwrap() {
+                Next::AtOnce => {}
+                Next::Soon => rests += 1,
+                Next::WhenRung => break,
+                Next::WhenSpace => panic!("no space"),
+            }
+            assert!(rests <= 5 && rounds < 10_000, "{rests} rests, {rounds} rounds, {} bytes", files());
+        }
+        assert!(files() * 100 <= user_bytes * 145, "{} bytes for {user_bytes}", files());
+        for i in 0..KEYS {
+            let value = bucket.get(format!("user:{i:016x}").as_bytes()).unwrap().unwrap();
+            assert_eq!(value[..], [(4 * KEYS + i) as u8; 100]);
+        }
+    }
+}

@@ -7,8 +7,8 @@
 use crate::engines::{Class, Engine, Key, Kind, Session};
 use crate::report::Line;
 use hdrhistogram::Histogram;
-use kvasi_bench::Result;
 use kvasi_bench::keys::{Dice, KEY_BYTES, Values, Zipf, key};
+use kvasi_bench::{Result, clock};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Barrier;
@@ -26,6 +26,9 @@ const HOT_KEYS: u64 = 1000;
 const ABSENT: u64 = 1 << 42;
 const BATCH: usize = 100;
 const PAGE: usize = 1000;
+/// Looks at a store that is to come to rest: so far apart, and so many without a change.
+const LOOK: Duration = Duration::from_millis(250);
+const STILL: u32 = 3;
 
 /// How much work.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +43,7 @@ pub(crate) struct Scale {
     synced: &'static [usize],
     /// Sets in the sustained row, over `keys` keys.
     sustained: u64,
-    /// Longest wait for the size on disk to stand still.
+    /// Longest wait for a store to come to rest.
     settle: Duration,
 }
 
@@ -480,21 +483,22 @@ impl Work<'_> {
         engine.close()
     }
 
-    /// Lets background work end: what the engine offers to wait for, then until the files stand still. Everything is
-    /// written back, so that pages that are made dirty after this are counted again, whoever maps them.
+    /// Lets background work end: what the engine offers to wait for, then until the files stand still and nobody computes, for
+    /// [`STILL`] looks in a row: an engine that reads what it is about to remove changes no file for a while. Everything is written
+    /// back, so that pages that are made dirty after this are counted again, whoever maps them.
     fn settle(&self, engine: &dyn Engine) -> Result<()> {
         engine.rest()?;
         write_back(self.dir)?;
         let until = Instant::now() + self.scale.settle;
-        let mut before = disk_bytes(self.dir)?;
-        loop {
-            std::thread::sleep(Duration::from_millis(250));
-            let now = disk_bytes(self.dir)?;
-            if now == before || Instant::now() > until {
-                return Ok(());
-            }
+        let (mut before, mut still) = ((disk_bytes(self.dir)?, clock::process()), 0);
+        while still < STILL && Instant::now() < until {
+            std::thread::sleep(LOOK);
+            let now = (disk_bytes(self.dir)?, clock::process());
+            let rests = now.0 == before.0 && now.1.saturating_sub(before.1) < LOOK / 20;
+            still = if rests { still + 1 } else { 0 };
             before = now;
         }
+        Ok(())
     }
 
     /// Runs `call` on some threads until the plan is done, and prints the row; `None` if nobody asked for it.
