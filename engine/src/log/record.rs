@@ -31,6 +31,8 @@ const CHECKSUM_BYTES: usize = 4;
 const MARK_BYTES: usize = 8;
 /// Most bytes before the key.
 pub(crate) const HEAD_BYTES_MAX: usize = CHECKSUM_BYTES + 1 + 5 * VARINT_BYTES_MAX + MARK_BYTES;
+/// A record of so many bytes is put together before it is written, a longer one while it is.
+const SHORT_BYTES_MAX: usize = 256;
 /// Fewest bytes of a record that carries a durable mark.
 pub(crate) const MARKED_BYTES_MIN: usize = CHECKSUM_BYTES + 3 + MARK_BYTES;
 
@@ -199,7 +201,7 @@ impl<'a> Record<'a> {
                 flags |= flag;
             }
         }
-        let mut head = [0; HEAD_BYTES_MAX];
+        let mut head = [0; SHORT_BYTES_MAX];
         head[CHECKSUM_BYTES] = flags;
         let mut at = CHECKSUM_BYTES + 1;
         at += put_varint(&mut head[at..], self.bucket);
@@ -216,6 +218,13 @@ impl<'a> Record<'a> {
         }
         let unpadded = at + self.key.len() + self.value.len();
         let bytes = (unpadded as u64).next_multiple_of(ALIGN);
+        if bytes <= SHORT_BYTES_MAX as u64 {
+            // In one piece: the checksum of 128 bytes takes a third of the time of those of three parts, and one copy is made later.
+            head[at..at + self.key.len()].copy_from_slice(self.key);
+            head[at + self.key.len()..unpadded].copy_from_slice(self.value);
+            let crc = crc32fast::hash(&head[CHECKSUM_BYTES..bytes as usize]);
+            return Prepared { head, head_bytes: bytes as usize, key: &[], value: &[], bytes, crc };
+        }
         let mut crc = crc32fast::Hasher::new();
         crc.update(&head[CHECKSUM_BYTES..at]);
         crc.update(self.key);
@@ -307,8 +316,8 @@ impl<'a> Record<'a> {
 /// A record ready to be written anywhere.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Prepared<'a> {
-    /// All before the key, the checksum left out.
-    head: [u8; HEAD_BYTES_MAX],
+    /// All before the key, the checksum left out; of a short record all there is, and then key and value are not looked at.
+    head: [u8; SHORT_BYTES_MAX],
     head_bytes: usize,
     key: &'a [u8],
     value: &'a [u8],
@@ -352,6 +361,8 @@ mod tests {
             Record::set(0, b"", b""),
             Record::delete(u64::MAX, b"gone"),
             Record::batch(100, 13_200),
+            Record::set(7, b"short", &[5; SHORT_BYTES_MAX - 13]),
+            Record::set(7, b"long", &[6; SHORT_BYTES_MAX - 11]),
             Record { expires: Some(1_700_000_000_000), ..set },
             Record { moved: Some(1 << 40), mark: Some(u64::MAX), member: true, ..set },
         ]
