@@ -6,7 +6,8 @@
 //! is when the log is on the disk: until then the write stands in its shard's pending list, where only writers look.
 //!
 //! Group commit has no hand-off: the first waiter leads, syncs for all that is published, applies in commit order what
-//! became durable, and wakes the rest; whoever came meanwhile is led by the first of them.
+//! became durable, and wakes the rest; whoever came meanwhile is led by the first of them. A leader first gives those a moment
+//! who came to the last group, too: without it the first who is woken syncs for itself alone, and the others for one more.
 //!
 //! Lock order: shard locks (by number), then the group's, then the log's. The leader holds none while it syncs.
 
@@ -36,6 +37,9 @@ use crate::watch::Watchers;
 
 /// Keys whose memory is asked for at once: together some 25 KiB, half of a first-level cache.
 pub(crate) const PREFETCHED: usize = 100;
+
+/// Longest wait of a leader for others: who was just told of the last sync comes again within this, or not soon.
+const GATHER_US_MAX: u64 = 500;
 
 /// The part of an open store that reads and writes keys.
 pub(crate) struct Commits {
@@ -67,6 +71,10 @@ struct Group {
     /// Where the commit begins that the leader is making visible.
     applying: Option<u64>,
     wakers: Vec<Waker>,
+    /// Commits that the last sync was for, and those that came while it went on.
+    expected: usize,
+    /// What the last sync took, in microseconds.
+    sync_us: u64,
 }
 
 /// A commit that becomes visible when the log is durable up to `end`.
@@ -726,16 +734,25 @@ impl Commits {
 
     /// Syncs the log, makes visible what became durable, wakes who waits for it. The caller has set `leading`.
     fn lead(&self, closed_only: bool) {
+        if !closed_only {
+            self.gather();
+        }
         let begun = Stopwatch::start();
+        let mut sync_us = 0;
         let result = self.log.sync(closed_only).and_then(|()| {
             self.counters.sync_us.add_us(&begun);
+            sync_us = begun.us();
             self.apply()
         });
-        if let Err(cause) = result {
+        let applied = result.unwrap_or_else(|cause| {
             self.poison(cause);
-        }
+            0
+        });
         let mut group = self.group.lock();
         group.leading = false;
+        if !closed_only {
+            (group.expected, group.sync_us) = (applied + group.queue.len(), sync_us);
+        }
         let wakers = std::mem::take(&mut group.wakers);
         drop(group);
         self.synced.notify_all();
@@ -745,8 +762,28 @@ impl Commits {
         self.watchers.wake();
     }
 
-    /// Makes queued commits visible, in log order, as far as the log is durable.
-    fn apply(&self) -> Result<()> {
+    /// Waits for as many commits as there were at the last sync, for half of the time that it took at most, and no longer where
+    /// none comes.
+    fn gather(&self) {
+        let (expected, most) = {
+            let group = self.group.lock();
+            (group.expected, (group.sync_us / 2).min(GATHER_US_MAX))
+        };
+        let begun = Stopwatch::start();
+        let (mut came, mut last) = (0, 0);
+        while came < expected && expected > 1 {
+            let (now, us) = (self.group.lock().queue.len(), begun.us());
+            if now > came {
+                (came, last) = (now, us);
+            } else if us > most || us - last > most / 4 {
+                break;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Makes queued commits visible, in log order, as far as the log is durable; how many.
+    fn apply(&self) -> Result<usize> {
         let durable = self.log.durable();
         let guard = &epoch::pin();
         let mut applied = 0;
@@ -757,7 +794,7 @@ impl Commits {
                 group.applying = next.as_ref().map(|queued| queued.start);
                 next
             };
-            applied += u64::from(next.is_some());
+            applied += usize::from(next.is_some());
             match next.map(|queued| queued.writes) {
                 Some(Writes::One(write)) => self.apply_one(&mut self.directory.lock(write.hash), &write, guard)?,
                 Some(Writes::Batch(writes)) => {
@@ -772,10 +809,10 @@ impl Commits {
             }
         }
         if applied > 0 {
-            self.counters.group_commits.add(applied);
+            self.counters.group_commits.add(applied as u64);
         }
         self.applied.fetch_max(durable, Ordering::AcqRel);
-        Ok(())
+        Ok(applied)
     }
 
     fn apply_one(&self, shard: &mut ShardGuard<'_>, write: &PendingWrite, guard: &Guard) -> Result<()> {
