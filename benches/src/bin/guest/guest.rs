@@ -79,6 +79,9 @@ pub(crate) struct Class {
     pub(crate) value_bytes: u32,
 }
 
+/// What a guest draws from where nothing else is said: the same keys in the same order, whatever the host.
+pub(crate) const DICE: u64 = 0x1234_5678;
+
 /// An instance with an open bucket.
 pub(crate) struct Guest<T: 'static> {
     store: Store<T>,
@@ -86,10 +89,10 @@ pub(crate) struct Guest<T: 'static> {
 }
 
 impl<T: Send + 'static> Guest<T> {
-    pub(crate) fn new(linker: &Linker<T>, component: &Component, state: T) -> Result<Guest<T>> {
+    pub(crate) fn new(linker: &Linker<T>, component: &Component, state: T, dice: u64) -> Result<Guest<T>> {
         let mut store = Store::new(linker.engine(), state);
         let instance = linker.instantiate(&mut store, component)?;
-        instance.get_typed_func::<(), ()>(&mut store, "start")?.call(&mut store, ())?;
+        instance.get_typed_func::<(u64,), ()>(&mut store, "start")?.call(&mut store, (dice,))?;
         Ok(Guest { store, instance })
     }
 }
@@ -111,7 +114,7 @@ impl<T: Send + 'static> Requests<T> {
     fn serve(&self, class: Class) -> Result<u64> {
         let mut store = Store::new(self.guest.engine(), (self.state)());
         let instance = self.guest.instantiate(&mut store)?;
-        instance.get_typed_func::<(), ()>(&mut store, "start")?.call(&mut store, ())?;
+        instance.get_typed_func::<(u64,), ()>(&mut store, "start")?.call(&mut store, (DICE,))?;
         let get = instance.get_typed_func::<(u32, u32, u32, u32), (u64,)>(&mut store, Call::Request.export())?;
         let key = class.first + self.served.wrapping_mul(7_919) % class.count;
         let (sum,) = get.call(&mut store, (1, key, 1, class.value_bytes))?;

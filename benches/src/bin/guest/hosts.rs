@@ -1,7 +1,7 @@
 //! What answers the guest: wasmtime's own crate, kvasi (on disk, in memory), another back end behind kvasi's binding, and a host that
 //! does nothing.
 
-use crate::guest::{Class, Draft, Guest, Requests, Run};
+use crate::guest::{Class, DICE, Draft, Guest, Requests, Run};
 use bytes::Bytes;
 use kvasi_bench::Result;
 use kvasi_bench::keys::{Values, key};
@@ -82,7 +82,7 @@ impl Hosts {
     /// wasmtime-wasi-keyvalue: a `HashMap` of the classes' keys.
     pub(crate) fn peer(&self, classes: &[Class]) -> Result<Box<dyn Run>> {
         let state = PeerState::new(&peer_ctx(classes)?);
-        Ok(Box::new(Guest::new(&peer_linker(&self.engine)?, &self.draft, state)?))
+        Ok(Box::new(Guest::new(&peer_linker(&self.engine)?, &self.draft, state, DICE)?))
     }
 
     /// The same, an instance for each request.
@@ -96,7 +96,7 @@ impl Hosts {
     pub(crate) fn kvasi(&self, store: &kvasi::Store, classes: &[Class]) -> Result<Box<dyn Run>> {
         let bucket = store.bucket("bench")?;
         each(classes, |key, value| Ok(bucket.set(key, value).map(drop)?))?;
-        Ok(Box::new(self.behind(Arc::new(bucket))?))
+        Ok(Box::new(self.behind(Arc::new(bucket), DICE)?))
     }
 
     /// The same, an instance for each request; the bucket is full already.
@@ -107,9 +107,9 @@ impl Hosts {
     }
 
     /// kvasi-wasmtime over any bucket, as it is.
-    pub(crate) fn behind(&self, bucket: Arc<dyn LocalBucket>) -> Result<impl Run + Send + use<>> {
+    pub(crate) fn behind(&self, bucket: Arc<dyn LocalBucket>, dice: u64) -> Result<impl Run + Send + use<>> {
         let keyvalue = WasiKeyValueCtx::builder().grant("", bucket, Rights::ALL).build();
-        Guest::new(&kvasi_linker(&self.engine)?, &self.draft2, KvasiState::new(&keyvalue))
+        Guest::new(&kvasi_linker(&self.engine)?, &self.draft2, KvasiState::new(&keyvalue), dice)
     }
 
     /// What wasmtime itself takes for the same calls: parameters lifted as views, every `get` answered with `value_bytes`
@@ -161,7 +161,7 @@ impl Hosts {
                 Ok((Ok::<_, WitError>(vec![pair.clone(); keys.len()]),))
             },
         )?;
-        Ok(Box::new(Guest::new(&linker, &self.draft2, ())?))
+        Ok(Box::new(Guest::new(&linker, &self.draft2, (), DICE)?))
     }
 }
 
