@@ -749,6 +749,8 @@ impl Log {
     #[inline]
     pub(crate) fn record<'g>(&self, place: Place, guard: &'g Guard) -> Result<Found<'g>> {
         let (segment, offset) = self.locate(place, guard)?;
+        // What comes after its first line is on its way while that is looked at.
+        segment.region.prefetch(offset);
         match segment.record(offset, self.verify, guard) {
             Ok((record, bytes)) => Ok(Found { segment, offset, bytes, record }),
             Err(defect) => Err(segment.no_record(offset, defect)),
