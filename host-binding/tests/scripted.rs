@@ -1,7 +1,8 @@
 //! The example in Python and in JavaScript prints what its twins in C and Rust print, over the store that they left.
 //!
-//! The two are 18 and 12 MB, so they are not committed: `host-binding/guests/rebuild.sh --scripted` builds them, or `KVASI_SCRIPTED` names the folder where they are. A test without its guest says so and passes, unless
-//! that variable is set.
+//! The two are 18 and 12 MB, so they are not committed: `host-binding/guests/rebuild.sh --scripted` builds them, or
+//! `KVASI_SCRIPTED` names the folder where they are. A test without its guest says so and passes, unless that variable is set.
+//! `KVASI_COMMAND` names another build of the command: one that is not optimised compiles for minutes on each of them.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -15,13 +16,14 @@ fn guests() -> PathBuf {
 /// Visits by these guests in turn, over one store: what each printed.
 fn visits(guests: &[PathBuf]) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
+    let kvasi = std::env::var_os("KVASI_COMMAND").unwrap_or_else(|| env!("CARGO_BIN_EXE_kvasi").into());
     let visit = |(guest, name): (&PathBuf, &str)| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kvasi"));
+        let mut command = Command::new(&kvasi);
         let output = command.arg("run").arg(guest).args(["--", name]).current_dir(dir.path()).output().unwrap();
         assert!(output.status.success(), "{}: {}", guest.display(), String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
-    guests.iter().zip(["ada", "blaise", "ada", "grace"]).map(visit).collect()
+    guests.iter().zip(["ada", "blaise", "ada"]).map(visit).collect()
 }
 
 fn agrees_with_its_twins(name: &str) {
@@ -33,8 +35,8 @@ fn agrees_with_its_twins(name: &str) {
         return;
     }
     let (c, rust) = (guests().join("prebuilt/visits-c.wasm"), guests().join("prebuilt/visits-rust.wasm"));
-    let expected = visits(&[c.clone(), c.clone(), rust.clone(), c.clone()]);
-    assert_eq!(visits(&[guest.clone(), c, guest.clone(), guest]), expected);
+    let expected = visits(&[c.clone(), rust.clone(), c.clone()]);
+    assert_eq!(visits(&[guest.clone(), rust, guest]), expected);
 }
 
 #[test]
