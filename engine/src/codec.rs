@@ -5,8 +5,26 @@ pub(crate) const VARINT_BYTES_MAX: usize = 10;
 
 /// The number in sixteen lower-case hexadecimal digits, as they stand in names of files.
 pub(crate) fn hex16(digits: &str) -> Option<u64> {
-    let ours = digits.len() == 16 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    u64::from_str_radix(digits, 16).ok().filter(|_| ours)
+    let value = |digit: u8| match digit {
+        b'0'..=b'9' => Some(u64::from(digit - b'0')),
+        b'a'..=b'f' => Some(u64::from(digit - b'a') + 10),
+        _ => None,
+    };
+    if digits.len() != 16 {
+        return None;
+    }
+    digits.bytes().try_fold(0, |number, digit| Some(number << 4 | value(digit)?))
+}
+
+/// The name of a file with this number: an open of a small store makes a hundred of them.
+pub(crate) fn name16(before: &str, number: u64, after: &str) -> String {
+    let mut name = String::with_capacity(before.len() + 16 + after.len());
+    name.push_str(before);
+    for shift in (0..64).step_by(4).rev() {
+        name.push(char::from(b"0123456789abcdef"[(number >> shift) as usize & 15]));
+    }
+    name.push_str(after);
+    name
 }
 
 /// A position in untrusted bytes; every read moves it forward or says `None`.
@@ -111,6 +129,18 @@ mod tests {
                 assert_eq!(reader.at(), n);
                 assert_eq!(Reader::new(&bytes[..n - 1]).varint(), None, "cut short");
             }
+        }
+    }
+
+    #[test]
+    fn names_read_back() {
+        for number in [0, 1, 0x0123_4567_89ab_cdef, u64::MAX] {
+            let name = name16("a-", number, ".b");
+            assert_eq!(name, format!("a-{number:016x}.b"));
+            assert_eq!(hex16(&name[2..18]), Some(number));
+        }
+        for bad in ["", "0", "000000000000000G", "00000000000000+1", "00000000000000000", "000000000000000A"] {
+            assert_eq!(hex16(bad), None, "{bad}");
         }
     }
 

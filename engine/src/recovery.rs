@@ -293,7 +293,8 @@ fn refuse_lost_edits(disk: &Arc<dyn Disk>, manifest: &Manifest) -> Result<()> {
             continue; // known, or removed
         }
         let name = segment::file_name(number);
-        let header = read_header(&**disk, &name)?;
+        let failed = |e| Error::io(format_args!("cannot read {name}"), e);
+        let header = read_header(&*disk.open(&name).map_err(failed)?).map_err(failed)?;
         let link = Header::decode(&header, manifest.superblock().store)
             .and_then(|decoded| segment::decode_link(decoded.salt, &header));
         if link.is_some() {
@@ -308,11 +309,9 @@ fn segment_files(disk: &dyn Disk) -> Result<Vec<u64>> {
     Ok(names.iter().filter_map(|name| segment::number_of(name)).collect())
 }
 
-fn read_header(disk: &dyn Disk, name: &str) -> Result<Vec<u8>> {
-    let failed = |e| Error::io(format_args!("cannot read {name}"), e);
-    let file = disk.open(name).map_err(failed)?;
+fn read_header(file: &dyn io::File) -> std::io::Result<Vec<u8>> {
     let mut bytes = vec![0; HEADER_BYTES as usize];
-    let read = io::read_full(&*file, 0, &mut bytes).map_err(failed)?;
+    let read = io::read_full(file, 0, &mut bytes)?;
     bytes.truncate(read);
     Ok(bytes)
 }
@@ -352,7 +351,7 @@ fn load(disk: &dyn Disk, number: u64, entry: Entry, store: u64, from: u64, notin
         Err(e) => return Err(failed(e)),
     };
     let file_bytes = file.len().map_err(failed)?;
-    let header_bytes = read_header(disk, &name)?;
+    let header_bytes = read_header(&*file).map_err(failed)?;
     let header = Header::decode(&header_bytes, store)
         .filter(|h| h.number == number && h.base == entry.base && h.capacity == entry.capacity)
         .ok_or_else(|| Error::corrupt(&name, 0, "the header is not the one that was written"))?;

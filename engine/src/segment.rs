@@ -29,7 +29,7 @@ use bytes::Bytes;
 use crossbeam_epoch::{self as epoch, Guard};
 
 use crate::checksum::Seed;
-use crate::codec::{Reader, hex16};
+use crate::codec::{Reader, hex16, name16};
 use crate::directory::Cell;
 use crate::error::Error;
 use crate::io::map::{Apart, Region};
@@ -103,7 +103,7 @@ pub(crate) fn decode_link(salt: u64, header: &[u8]) -> Option<u64> {
 
 /// The file name of segment `number`.
 pub(crate) fn file_name(number: u64) -> String {
-    format!("{number:016x}.log")
+    name16("", number, ".log")
 }
 
 /// The number in a segment's file name.

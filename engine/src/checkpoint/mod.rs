@@ -44,7 +44,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::checksum::Seed;
-use crate::codec::{Reader, hex16};
+use crate::codec::{Reader, hex16, name16};
 use crate::directory::{Directory, LINE_BYTES, Lines, Shape};
 use crate::io::Disk;
 use crate::io::map::Private;
@@ -61,7 +61,7 @@ const PART_BYTES: usize = 20;
 
 /// The file name of checkpoint `number`.
 pub(crate) fn file_name(number: u64) -> String {
-    format!("{number:016x}.dir")
+    name16("", number, ".dir")
 }
 
 /// The number in a checkpoint's file name.

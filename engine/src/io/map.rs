@@ -32,7 +32,7 @@ use std::time::Duration;
 #[cfg(target_os = "linux")]
 use crossbeam_epoch as epoch;
 use crossbeam_epoch::Guard;
-use memmap2::{MmapMut, MmapOptions, MmapRaw};
+use memmap2::{MmapOptions, MmapRaw};
 use parking_lot::{Condvar, Mutex};
 
 #[cfg(target_os = "linux")]
@@ -61,12 +61,45 @@ const LINE_BYTES: usize = 64;
 /// Lines that are asked for ahead of a read: head, key and 100 bytes of value.
 const PREFETCHED_LINES: usize = 3;
 
+/// A mapping; in a simulation one that is used again.
+#[cfg(not(feature = "testing"))]
+type Mapping = MmapRaw;
+#[cfg(feature = "testing")]
+type Mapping = Pooled;
+
+#[cfg(not(feature = "testing"))]
+fn mapping(memory: MmapRaw) -> Mapping {
+    memory
+}
+
+#[cfg(feature = "testing")]
+fn mapping(memory: MmapRaw) -> Mapping {
+    Pooled::alone(memory)
+}
+
+/// Memory of `len` bytes without a file: zeros.
+fn blank(len: usize) -> io::Result<Mapping> {
+    #[cfg(feature = "testing")]
+    if super::simulated() {
+        return Pooled::copied(&[], len);
+    }
+    Ok(mapping(MmapOptions::new().len(len).map_anon()?.into()))
+}
+
+/// Memory without a file, a copy of these bytes.
+fn copy(bytes: &[u8]) -> io::Result<Mapping> {
+    #[cfg(feature = "testing")]
+    if super::simulated() {
+        return Pooled::copied(bytes, bytes.len());
+    }
+    let mut memory = MmapOptions::new().len(bytes.len()).map_anon()?;
+    memory.copy_from_slice(bytes);
+    Ok(mapping(memory.into()))
+}
+
 /// Memory of a mapping, not yet a region: what the seam hands out.
 pub(crate) struct Map {
-    #[cfg(not(feature = "testing"))]
-    memory: MmapRaw,
-    #[cfg(feature = "testing")]
-    memory: Pooled,
+    memory: Mapping,
     /// Of a file: the system has the bytes, whether or not this process has the pages.
     #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux is told to let go of pages"))]
     of_file: bool,
@@ -93,20 +126,18 @@ impl Map {
         let mut options = MmapOptions::new();
         options.len(len);
         let memory = if writable { options.map_raw(file)? } else { options.map_raw_read_only(file)? };
-        Ok(Map { of_file: true, ..Map::unwatched(memory) })
+        Ok(Map { of_file: true, ..Map::unwatched(mapping(memory)) })
     }
 
     /// These bytes, without a file.
     pub(crate) fn copy_of(bytes: &[u8]) -> io::Result<Map> {
-        let mut map = MmapOptions::new().len(bytes.len()).map_anon()?;
-        map.copy_from_slice(bytes);
-        Ok(Map::unwatched(map.into()))
+        Ok(Map::unwatched(copy(bytes)?))
     }
 
     /// Zeroed memory without a file.
     pub(crate) fn anonymous(bytes: u64) -> io::Result<Map> {
         let len = usize::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-        Ok(Map::unwatched(MmapOptions::new().len(len).map_anon()?.into()))
+        Ok(Map::unwatched(blank(len)?))
     }
 
     /// `len` bytes of memory that begin as a copy of `bytes`, and whose use `watch` is told of.
@@ -124,12 +155,9 @@ impl Map {
         is_watched
     }
 
-    fn unwatched(memory: MmapRaw) -> Map {
+    fn unwatched(memory: Mapping) -> Map {
         Map {
-            #[cfg(not(feature = "testing"))]
             memory,
-            #[cfg(feature = "testing")]
-            memory: Pooled::alone(memory),
             of_file: false,
             #[cfg(feature = "testing")]
             watch: None,
@@ -139,7 +167,7 @@ impl Map {
 
 /// A private mapping of a file: as the file was, and what is written to it stays in this process. Read as bytes first, then
 /// shared as words.
-pub(crate) struct Private(MmapMut);
+pub(crate) struct Private(Mapping);
 
 impl Private {
     /// Maps the first `bytes` bytes of `file`.
@@ -151,14 +179,12 @@ impl Private {
         let memory = unsafe { MmapOptions::new().len(len).map_copy(file)? };
         #[cfg(target_os = "linux")]
         let _ = memory.advise(memmap2::Advice::PopulateRead);
-        Ok(Private(memory))
+        Ok(Private(mapping(memory.into())))
     }
 
     /// These bytes, without a file.
     pub(crate) fn copy_of(bytes: &[u8]) -> io::Result<Private> {
-        let mut memory = MmapOptions::new().len(bytes.len()).map_anon()?;
-        memory.copy_from_slice(bytes);
-        Ok(Private(memory))
+        Ok(Private(copy(bytes)?))
     }
 
     /// The first `bytes` bytes of `file` on `disk`, mapped only if that disk's files are.
@@ -175,21 +201,22 @@ impl Private {
         if read_full(file, 0, &mut memory)? < len {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(Private(memory))
+        Ok(Private(mapping(memory.into())))
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.0
+        // SAFETY: all of the mapping, which is this process's own and nobody writes: it is shared only when `self` is gone.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr(), self.0.len()) }
     }
 
     /// The same memory, to be written from now on.
     pub(crate) fn share(self) -> Words {
-        Words(self.0.into())
+        Words(self.0)
     }
 }
 
 /// Memory of a private mapping as words that any thread may write.
-pub(crate) struct Words(MmapRaw);
+pub(crate) struct Words(Mapping);
 
 impl Words {
     /// The words of a range of bytes; `None` if it is not within, or not of whole words.

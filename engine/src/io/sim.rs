@@ -24,14 +24,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use xxhash_rust::xxh3::Xxh3;
 
 use super::disk::LOCK_FILE;
 use super::map::{Map, Private, Watch};
 use super::window::Budget;
 use super::{Disk, File};
+use crate::manifest;
 use crate::manifest::edit::EDIT_BYTES;
 use crate::manifest::superblock::{self, Superblock};
-use crate::manifest::{self, Manifest};
 use crate::run;
 use crate::segment;
 use crate::testing::Random;
@@ -63,6 +64,9 @@ const TORN_BYTES_MAX: usize = 64;
 const TORN_BESIDES: u64 = 4;
 /// The part of a segment that must be durable before the manifest may name it.
 const SEGMENT_HEADER: Range<u64> = 0..56;
+
+/// What a superblock and its manifest say.
+type WhatCounts = Arc<(Superblock, manifest::State)>;
 
 /// A call that changed something.
 #[derive(Clone, Debug)]
@@ -107,6 +111,12 @@ pub(crate) enum Op {
 /// The directory of a name, with the slash; nothing for the root.
 fn directory_of(name: &str) -> &str {
     name.rfind('/').map_or("", |slash| &name[..=slash])
+}
+
+/// Whether the file is a superblock or a manifest.
+fn says_what_counts(name: &str) -> bool {
+    let base = base_of(name);
+    base == superblock::FILE || manifest::number_of(base).is_some()
 }
 
 /// The name within its directory.
@@ -426,25 +436,52 @@ impl Platter {
             if kept && !state.pending.is_empty() {
                 state.pending.iter().for_each(|(_, effect)| apply(Arc::make_mut(&mut bytes), effect));
             }
-            Some((name.to_owned(), bytes))
+            Some(bytes)
         };
-        let superblock = Image::from([content(superblock::FILE)?]);
-        let (slots, _) = Superblock::slots(&SimDisk::new(superblock, 0)).ok()?;
+        let slots = Superblock::slots_in(&content(superblock::FILE)?);
         let superblock = slots.into_iter().flatten().max_by_key(|slot| slot.generation)?;
-        let manifest = Image::from([content(&manifest::file_name(superblock.manifest))?]);
-        let manifest = Manifest::read(Arc::new(SimDisk::new(manifest, 0)), superblock).ok()?;
-        Some((superblock, manifest.state().clone()))
+        let name = manifest::file_name(superblock.manifest);
+        let (state, _) = manifest::fold(&name, &content(&name)?, &superblock).ok()?;
+        Some((superblock, state))
     }
 
     /// Whether what the superblock and the manifests in `dir` say is the same if all is lost and if all is kept.
     fn is_settled(&self, dir: &str) -> bool {
-        let counts = |name: &str| {
-            let base = base_of(name);
-            directory_of(name) == dir && (base == superblock::FILE || manifest::number_of(base).is_some())
-        };
+        let counts = |name: &str| directory_of(name) == dir && says_what_counts(name);
         let mut files = self.durable_names.iter().filter(|(name, _)| counts(name));
         !self.pending_names.iter().any(|change| counts(&change.name))
             && files.all(|(_, file)| self.files[*file].pending.is_empty())
+    }
+
+    /// A hash of all that a process could find or a power cut could leave; `hash` is that of a file's bytes.
+    fn digest(&self, mut hash: impl FnMut(&Arc<Vec<u8>>) -> u64) -> u64 {
+        let mut hasher = Xxh3::new();
+        let mut put = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        for (name, file) in self.names.iter().chain(&self.durable_names) {
+            let FileState { cache, durable, pending, .. } = &self.files[*file];
+            put(name.as_bytes());
+            put(&hash(cache).to_le_bytes());
+            if !Arc::ptr_eq(cache, durable) && cache != durable {
+                put(&hash(durable).to_le_bytes());
+            }
+            for (_, effect) in pending {
+                match effect {
+                    Effect::Write { at, bytes } => {
+                        put(&at.to_le_bytes());
+                        put(bytes);
+                    }
+                    Effect::Resize { to } => put(&to.to_le_bytes()),
+                }
+            }
+        }
+        for change in &self.pending_names {
+            put(change.name.as_bytes());
+            put(&change.file.map_or(0, |file| file as u64 + 1).to_le_bytes());
+        }
+        hasher.digest()
     }
 
     fn used_bytes(&self) -> u64 {
@@ -596,6 +633,8 @@ struct World {
     /// Files cannot be linked, as from one file system to another.
     no_links: bool,
     violation: Option<String>,
+    /// What [`Platter::state_of`] has said since a superblock or a manifest was last changed.
+    states: BTreeMap<(String, bool), Option<WhatCounts>>,
 }
 
 /// The disk as one process sees it; see the file header.
@@ -622,6 +661,18 @@ impl World {
             self.breach(format!("{} is linked, and written", self.platter.files[*file].name));
         }
         self.check_written_once(&op);
+        let says_what_counts = match &op {
+            Op::Create { name, .. } | Op::Link { name, .. } | Op::Remove { name } => says_what_counts(name),
+            Op::Write { file, .. }
+            | Op::Resize { file, .. }
+            | Op::Sync { file }
+            | Op::SyncRange { file, .. }
+            | Op::SyncFailed { file } => says_what_counts(&self.platter.files[*file].name),
+            Op::SyncDir { .. } => true,
+        };
+        if says_what_counts {
+            self.states.clear();
+        }
         self.platter.apply(&op);
         self.ops.push(op);
     }
@@ -633,12 +684,15 @@ impl World {
                 let state = &self.platter.files[*file];
                 let at = (*at as usize).min(state.cache.len());
                 let old = &state.cache[at..(at + bytes.len()).min(state.cache.len())];
-                let is_log = segment::number_of(base_of(&state.name)).is_some();
-                let changes = old.iter().zip(&**bytes).any(|(old, new)| *old != 0 && old != new);
-                let differs = old.len() < bytes.len() || old != &bytes[..old.len()];
-                (is_log && changes).then_some("has bytes of the log written over").or_else(|| {
-                    (self.complete.contains(file) && differs).then_some("is complete by the manifest, and written")
-                })
+                let changes = || old.iter().zip(&**bytes).any(|(old, new)| *old != 0 && old != new);
+                let differs = || old.len() < bytes.len() || old != &bytes[..old.len()];
+                if segment::number_of(base_of(&state.name)).is_some() && changes() {
+                    Some("has bytes of the log written over")
+                } else if self.complete.contains(file) && differs() {
+                    Some("is complete by the manifest, and written")
+                } else {
+                    None
+                }
             }
             Op::Resize { file, to } => {
                 let is_cut = self.complete.contains(file) && *to != self.platter.files[*file].cache.len() as u64;
@@ -756,9 +810,8 @@ impl World {
                 1 => drop(bases.insert(number, second)),
                 2 | 4 => {
                     let base = bases.get(&number).copied().unwrap_or(0);
-                    let name = segment::file_name(number);
                     if new {
-                        named.insert((tag, number), (name, second.saturating_sub(base)));
+                        named.insert((tag, number), (segment::file_name(number), second.saturating_sub(base)));
                     }
                 }
                 3 => drop((named.remove(&(2, number)), named.remove(&(4, number)))),
@@ -823,7 +876,8 @@ impl World {
     fn check_removal(&mut self, dir: &str, name: &str) {
         let ways: &[bool] = if self.platter.is_settled(dir) { &[false] } else { &[false, true] };
         for &kept in ways {
-            let Some((superblock, state)) = self.platter.state_of(dir, kept) else { continue };
+            let Some(found) = self.state_of(dir, kept) else { continue };
+            let (superblock, state) = &*found;
             let named = match () {
                 () if manifest::number_of(name) == Some(superblock.manifest) => "the superblock",
                 () if segment::number_of(name).is_some_and(|n| state.segments.contains_key(&n)) => "the manifest",
@@ -838,6 +892,17 @@ impl World {
             let way = if kept { "kept" } else { "lost" };
             self.breach(format!("{name} is removed, and {named} names it if all is {way}"));
         }
+    }
+
+    /// As [`Platter::state_of`].
+    fn state_of(&mut self, dir: &str, kept: bool) -> Option<WhatCounts> {
+        let key = (dir.to_owned(), kept);
+        if let Some(state) = self.states.get(&key) {
+            return state.clone();
+        }
+        let state = self.platter.state_of(dir, kept).map(Arc::new);
+        self.states.insert(key, state.clone());
+        state
     }
 
     fn check_name(&mut self, name: &str) {
@@ -921,6 +986,17 @@ impl SimDisk {
     /// The disk as a power cut would leave it now.
     pub(crate) fn image(&self, variant: Variant) -> Image {
         self.world.lock().platter.image(variant)
+    }
+
+    /// What the superblock and the manifest say now, whether or not they are synced.
+    pub(crate) fn state_now(&self) -> Option<WhatCounts> {
+        let mut world = self.world.lock();
+        world.state_of(&self.dir, true)
+    }
+
+    /// Whatever it holds, and what of that is synced.
+    pub(crate) fn digest(&self, hash: impl FnMut(&Arc<Vec<u8>>) -> u64) -> u64 {
+        self.world.lock().platter.digest(hash)
     }
 
     /// The disk as readers saw it at an earlier moment.

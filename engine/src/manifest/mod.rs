@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::checksum::Seed;
-use crate::codec::hex16;
+use crate::codec::{hex16, name16};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::{self, Disk, File};
 use crate::seeded::{Bug, seeded};
@@ -26,7 +26,7 @@ const REWRITE_BYTES: u64 = 64 << 10;
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
 pub(crate) fn file_name(number: u64) -> String {
-    format!("MANIFEST-{number:016x}")
+    name16("MANIFEST-", number, "")
 }
 
 /// The number in a manifest's file name.
@@ -282,7 +282,7 @@ fn write_new(disk: &dyn Disk, superblock: &Superblock, state: &State) -> Result<
 }
 
 /// All edits in the file, in order, and whether it ends in one that never counted.
-fn fold(name: &str, bytes: &[u8], superblock: &Superblock) -> Result<(State, bool)> {
+pub(crate) fn fold(name: &str, bytes: &[u8], superblock: &Superblock) -> Result<(State, bool)> {
     let mut state = State::default();
     let mut bad = None;
     for (i, chunk) in bytes.chunks(EDIT_BYTES).enumerate() {

@@ -162,12 +162,16 @@ impl Superblock {
         let file = disk.open(FILE)?;
         let mut bytes = vec![0; 2 * SLOT_BYTES as usize];
         let read = io::read_full(&*file, 0, &mut bytes)?;
+        Ok((Superblock::slots_in(&bytes[..read]), file.len()?))
+    }
+
+    /// What each of the two slots in these bytes says.
+    pub(crate) fn slots_in(bytes: &[u8]) -> [Option<Superblock>; 2] {
         let slot = |i: usize| {
             let at = i * SLOT_BYTES as usize;
-            let whole = read >= at + SLOT_BYTES as usize;
-            bytes.get(at..at + SLOT_BYTES as usize).filter(|_| whole).and_then(|slot| Superblock::decode(slot).ok())
+            bytes.get(at..at + SLOT_BYTES as usize).and_then(|slot| Superblock::decode(slot).ok())
         };
-        Ok(([slot(0), slot(1)], file.len()?))
+        [slot(0), slot(1)]
     }
 
     fn check_features(self, disk: &dyn Disk) -> Result<Superblock> {

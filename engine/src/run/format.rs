@@ -51,7 +51,7 @@
 //! Source: front coding with restarts after LevelDB's table format.
 
 use crate::checksum::Seed;
-use crate::codec::{Reader, hex16};
+use crate::codec::{Reader, hex16, name16};
 
 pub(crate) const HEADER_BYTES: usize = 52;
 pub(crate) const FOOTER_BYTES: usize = 48;
@@ -205,7 +205,7 @@ pub(crate) fn put_indexed(index: &mut Vec<u8>, entry: &Indexed<'_>) {
 
 /// The file name of run `number`.
 pub(crate) fn file_name(number: u64) -> String {
-    format!("{number:016x}.run")
+    name16("", number, ".run")
 }
 
 /// The number in a run's file name.

@@ -1,13 +1,13 @@
 //! Power cuts: calls are made once; then, for every moment of their recording and many ways in which the cut may end, the
 //! disk is rebuilt, opened and judged; and so is what a second and a third cut leave of the opening.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 
 use super::Random;
 use super::call::{Call, Calls};
@@ -18,8 +18,7 @@ use super::workload::{Run, Step};
 use crate::checkpoint;
 use crate::io::sim::{self, Image, Op, Platter, SimDisk, Variant};
 use crate::io::{Disk, disk};
-use crate::manifest::superblock::{self, Superblock};
-use crate::manifest::{self, Manifest};
+use crate::manifest::{self, superblock};
 use crate::run;
 use crate::segment;
 use crate::{Durability, Options, Store};
@@ -80,6 +79,9 @@ pub(crate) struct Search {
     pub(crate) counts: Counts,
     /// Hashes of images, each with what was allowed of it: once is enough.
     known: HashSet<u64>,
+    /// Hashes of what recoveries came to, each with what must be found there: opened again once.
+    recovered: HashSet<u64>,
+    hashes: Hashes,
     images: u64,
     random: Random,
 }
@@ -102,7 +104,16 @@ impl Opened {
 impl Search {
     pub(crate) fn new(seed: u64, plan: Plan) -> Search {
         let random = Random::new(seed ^ 0x0063_7261_7368);
-        Search { seed, plan, counts: Counts::default(), known: HashSet::new(), images: 0, random }
+        Search {
+            seed,
+            plan,
+            counts: Counts::default(),
+            known: HashSet::new(),
+            recovered: HashSet::new(),
+            hashes: Hashes::default(),
+            images: 0,
+            random,
+        }
     }
 
     fn calls(&mut self, calls: &[Call], before: u32, at: Option<&str>) -> Result<(), Finding> {
@@ -156,7 +167,7 @@ impl Search {
         for variant in self.some(platter) {
             let image = platter.image(variant);
             let cuts = [before, &[(moment, variant)]].concat();
-            let opened = self.open(&image, run, allowed.clone());
+            let opened = self.open(&image, run, allowed.clone(), before);
             let Some(opened) = opened.map_err(|what| (Some(cuts_text(&cuts)), what))? else { continue };
             self.counts.add("recovery_images", u64::from(!before.is_empty()));
             // What takes several steps away is cut between any two of them.
@@ -198,14 +209,15 @@ impl Search {
     pub(crate) fn one(&mut self, run: &Run, at: &str) -> Result<(), String> {
         let (mut base, mut ops) = run.disk.recording();
         let mut allowed = 0..=0;
-        for (i, (moment, variant)) in parse_cuts(at)?.into_iter().enumerate() {
+        let cuts = parse_cuts(at)?;
+        for (i, &(moment, variant)) in cuts.iter().enumerate() {
             if i == 0 {
                 allowed = run.history.allowed(moment);
             }
             let mut platter = Platter::new(&base);
             ops.iter().take(moment).for_each(|op| platter.apply(op));
             let image = platter.image(variant);
-            let opened = self.open(&image, run, allowed.clone())?.ok_or("the same image twice")?;
+            let opened = self.open(&image, run, allowed.clone(), &cuts[..i])?.ok_or("the same image twice")?;
             (base, ops) = (image, opened.ops);
         }
         Ok(())
@@ -231,15 +243,31 @@ impl Search {
         variants
     }
 
-    /// Opens an image and judges it; `None` if that was done before.
-    fn open(&mut self, image: &Image, run: &Run, allowed: RangeInclusive<usize>) -> Result<Option<Opened>, String> {
-        let hash = hash(self.seed, image, &allowed);
+    /// Opens an image, left by a cut after `before`, and judges it; `None` if that was done before.
+    fn open(
+        &mut self,
+        image: &Image,
+        run: &Run,
+        allowed: RangeInclusive<usize>,
+        before: &[(usize, Variant)],
+    ) -> Result<Option<Opened>, String> {
+        let hash = self.hashes.of_image(self.seed, image, &allowed);
         if !self.known.insert(hash) {
             return Ok(None);
         }
         self.images += 1;
         self.counts.add("images", 1);
-        let opened = caught(|| judge(hash, image, &run.options, &run.history, allowed))?;
+        // The same numbers for all cuts of one run or recovery, and never those of the run itself: so recoveries that come to the
+        // same leave the same bytes.
+        let random = xxh3_64_with_seed(cuts_text(before).as_bytes(), self.seed ^ 0x0072_616e_646f_6d00);
+        let (recovered, hashes) = (&mut self.recovered, &self.hashes);
+        let opened = caught(|| {
+            let (opened, then) = judge_first(hash, random, image, &run.options, &run.history, allowed)?;
+            if recovered.insert(then.digest(hashes)) {
+                then.judge(&run.options)?;
+            }
+            Ok(opened)
+        })?;
         self.counts.add("images_with_a_checkpoint", u64::from(opened.checkpoint));
         Ok(Some(opened))
     }
@@ -293,11 +321,76 @@ pub(crate) fn judge(
     history: &History,
     allowed: RangeInclusive<usize>,
 ) -> Result<Opened, String> {
+    let (opened, then) = judge_first(salt, salt, image, options, history, allowed)?;
+    then.judge(options)?;
+    Ok(opened)
+}
+
+/// What a recovery, and a write after it, came to: the disk for the next process, and what that must find.
+struct Recovered {
+    disk: SimDisk,
+    expected: Seen,
+    /// The store was closed in order.
+    closed: bool,
+}
+
+impl Recovered {
+    fn digest(&self, hashes: &Hashes) -> u64 {
+        let mut hasher = Xxh3::with_seed(u64::from(self.closed));
+        hasher.update(&self.disk.digest(|file| hashes.of_file(file)).to_le_bytes());
+        let mut put = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        for (bucket, keys) in &self.expected {
+            put(bucket.as_bytes());
+            for (key, (value, version)) in keys {
+                put(key);
+                put(value);
+                put(&version.to_le_bytes());
+            }
+        }
+        hasher.digest()
+    }
+
+    /// The next open finds the same, and nothing to repair.
+    fn judge(&self, options: &Options) -> Result<(), String> {
+        let (store, seen) = open(&self.disk, options, "opening again")?;
+        if seen != self.expected {
+            let after = if self.closed { "closing" } else { "a cut" };
+            return Err(format!("after recovery, a synced write and {after}: another state"));
+        }
+        let report = store.report();
+        if report.bytes_cut != 0 || self.closed && !report.clean {
+            return Err(format!("the second open had to repair something: {report:?}"));
+        }
+        no_orphans(&self.disk)?;
+        self.disk.restart();
+        keeps_order(&self.disk)
+    }
+}
+
+fn keeps_order(disk: &SimDisk) -> Result<(), String> {
+    match disk.violation() {
+        Some(breach) => Err(format!("protocol: {breach}")),
+        None => Ok(()),
+    }
+}
+
+/// The first half of it, with these random numbers: the open, a write, and an end in order or by another cut.
+fn judge_first(
+    salt: u64,
+    random: u64,
+    image: &Image,
+    options: &Options,
+    history: &History,
+    allowed: RangeInclusive<usize>,
+) -> Result<(Opened, Recovered), String> {
     sim::set_clock(history.clock);
     if salt % 16 == 5 {
         looks_only(image, options, history, allowed.clone())?;
     }
-    let disk = SimDisk::new(image.clone(), salt);
+    let disk = SimDisk::new(image.clone(), random);
     let (store, seen) = open(&disk, options, "opening")?;
     let told = history.highest_of(*allowed.end());
     let commits = history.find(&seen, allowed)?;
@@ -318,34 +411,19 @@ pub(crate) fn judge(
     }
     let mut expected = seen;
     expected.entry("probe".to_owned()).or_default().insert(b"probe".to_vec(), (b"value".to_vec(), version.get()));
-    let next = if salt.is_multiple_of(2) {
+    let closed = salt.is_multiple_of(2);
+    let next = if closed {
         drop(bucket);
         store.close().map_err(|e| format!("closing after recovery: {e:?}"))?;
         disk.restart()
     } else {
-        let cut = SimDisk::new(disk.image(Variant::AllLost), salt);
+        let cut = SimDisk::new(disk.image(Variant::AllLost), !random);
         disk.restart();
+        drop(store);
         cut
     };
-    let (store, seen) = open(&next, options, "opening again")?;
-    if seen != expected {
-        return Err(format!(
-            "after recovery, a synced write and {}: another state",
-            if salt.is_multiple_of(2) { "closing" } else { "a cut" }
-        ));
-    }
-    let report = store.report();
-    if report.bytes_cut != 0 || salt.is_multiple_of(2) && !report.clean {
-        return Err(format!("the second open had to repair something: {report:?}"));
-    }
-    no_orphans(&next)?;
-    next.restart();
-    for disk in [&disk, &next] {
-        if let Some(breach) = disk.violation() {
-            return Err(format!("protocol: {breach}"));
-        }
-    }
-    Ok(Opened { commits, checkpoint, ops })
+    keeps_order(&disk)?;
+    Ok((Opened { commits, checkpoint, ops }, Recovered { disk: next, expected, closed }))
 }
 
 /// An open to be read shows what it may, and changes nothing.
@@ -380,17 +458,16 @@ fn open(disk: &SimDisk, options: &Options, doing: &str) -> Result<(Store, Seen),
 pub(crate) fn no_orphans(disk: &SimDisk) -> Result<(), String> {
     let failed = |e: &dyn fmt::Debug| format!("looking for orphans: {e:?}");
     let names = disk.list().map_err(|e| failed(&e))?;
-    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-    let superblock = Superblock::read(&*shared).map_err(|e| failed(&e))?.ok_or("no superblock after an open")?;
-    let manifest = Manifest::read(shared, superblock).map_err(|e| failed(&e))?;
+    let found = disk.state_now().ok_or("no superblock, or no manifest, after an open")?;
+    let (superblock, state) = &*found;
     for name in names {
         let numbers = (segment::number_of(&name), manifest::number_of(&name), run::format::number_of(&name));
         let counts = match numbers {
-            (Some(number), ..) => manifest.state().segments.contains_key(&number),
+            (Some(number), ..) => state.segments.contains_key(&number),
             (_, Some(number), _) => number == superblock.manifest,
-            (.., Some(number)) => manifest.state().runs.values().any(|run| run.number == number),
+            (.., Some(number)) => state.runs.values().any(|run| run.number == number),
             _ => match checkpoint::number_of(&name) {
-                Some(number) => manifest.state().checkpoint.is_some_and(|checkpoint| checkpoint.number == number),
+                Some(number) => state.checkpoint.is_some_and(|checkpoint| checkpoint.number == number),
                 None => name == superblock::FILE || name == disk::LOCK_FILE,
             },
         };
@@ -410,15 +487,33 @@ pub(crate) fn caught<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, St
     })
 }
 
-fn hash(seed: u64, image: &Image, allowed: &RangeInclusive<usize>) -> u64 {
-    let mut hasher = Xxh3::with_seed(seed);
-    for bound in [allowed.start(), allowed.end()] {
-        hasher.update(&(*bound as u64).to_le_bytes());
+/// Hashes of files. Most files of an image are those of the image before.
+#[derive(Default)]
+struct Hashes(HashMap<*const Vec<u8>, (Arc<Vec<u8>>, u64)>);
+
+/// Files whose hashes are kept.
+const KEPT: usize = 512;
+
+impl Hashes {
+    fn of_file(&self, file: &Arc<Vec<u8>>) -> u64 {
+        self.0.get(&Arc::as_ptr(file)).map_or_else(|| xxh3_64(file), |(_, hash)| *hash)
     }
-    for (name, bytes) in image {
-        hasher.update(name.as_bytes());
-        hasher.update(&(bytes.len() as u64).to_le_bytes());
-        hasher.update(bytes);
+
+    fn of_image(&mut self, seed: u64, image: &Image, allowed: &RangeInclusive<usize>) -> u64 {
+        if self.0.len() > KEPT {
+            self.0.clear();
+        }
+        let mut hasher = Xxh3::with_seed(seed);
+        for bound in [allowed.start(), allowed.end()] {
+            hasher.update(&(*bound as u64).to_le_bytes());
+        }
+        for (name, bytes) in image {
+            hasher.update(name.as_bytes());
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            // The entry keeps the file where it is.
+            let (_, hash) = self.0.entry(Arc::as_ptr(bytes)).or_insert_with(|| (bytes.clone(), xxh3_64(bytes)));
+            hasher.update(&hash.to_le_bytes());
+        }
+        hasher.digest()
     }
-    hasher.digest()
 }

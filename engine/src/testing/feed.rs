@@ -38,13 +38,13 @@ pub(crate) fn check(store: &Store, seen: &Seen) -> Result<(), String> {
     for (name, keys) in seen {
         let bucket = store.existing_bucket(name).map_err(failed)?.ok_or("a bucket has gone")?;
         for ((_, key), (version, value)) in said.iter().filter(|((id, _), _)| *id == Some(bucket.entry.id)) {
-            let now = keys.get(key).map(|(value, version)| (*version, value.clone()));
+            let now = keys.get(key);
             let same = match value {
-                Some(value) => now.as_ref() == Some(&(*version, value.clone())),
+                Some(value) => now.is_some_and(|(held, at)| held == value && at == version),
                 None => now.is_none(),
             };
             if !same {
-                let (key, held) = (key.escape_ascii(), now.map(|(version, _)| version));
+                let (key, held) = (key.escape_ascii(), now.map(|(_, version)| version));
                 return Err(format!("the feed's last word on {key} of {name} is {version}, it holds {held:?}"));
             }
         }
