@@ -102,7 +102,7 @@ pub(crate) trait File: Send + Sync + Debug {
 pub(crate) const MAPS_PAST_END: bool = cfg!(unix);
 
 /// How often in a row a call may be interrupted before that is an error: a thread that is interrupted for ever hangs.
-const INTERRUPTIONS_MAX: u32 = 10_000;
+const INTERRUPTIONS_MAX: u32 = if cfg!(feature = "testing") { 100 } else { 10_000 };
 
 /// Reads until `into` is full or the file ends; the number of bytes read.
 pub(crate) fn read_full(file: &dyn File, offset: u64, into: &mut [u8]) -> io::Result<usize> {

@@ -45,6 +45,9 @@ enum Waiting {
     Many(Commit<()>),
 }
 
+/// A version to swap against, and whether the swap must succeed; `None` if it may do either.
+type Expected = (Option<Version>, Option<bool>);
+
 /// What became of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -94,12 +97,9 @@ impl Run {
             }
             Err(e) => return Err(format!("cannot open: {e:?}")),
         };
-        let failed = self.disk.fault_hits();
-        let seen = match model::read(&store) {
-            Ok(seen) => seen,
-            // Where files are not mapped, an open store still has to read what it shows.
-            Err(e) if self.excuses(&e, failed) => return Ok(Step::Broken),
-            Err(e) => return Err(format!("cannot read after opening: {e:?}")),
+        // Where files are not mapped, an open store still has to read what it shows.
+        let Some(seen) = self.read(|| model::read(&store)).map_err(|what| format!("after opening: {what}"))? else {
+            return Ok(Step::Broken);
         };
         let most = self.history.commits();
         let commits =
@@ -234,6 +234,10 @@ impl Run {
         match error.kind() {
             ErrorKind::NoSpace => return Ok(Step::NoSpace),
             ErrorKind::Poisoned => {}
+            // It was a read of what the key holds that failed: nothing was written, and the store goes on.
+            ErrorKind::Io if super::unmapped().is_some() && self.disk.fault_hits() > 0 && self.is_writable() => {
+                return Ok(Step::Done);
+            }
             ErrorKind::Indeterminate | ErrorKind::Io => {
                 if let Some((moment, changes)) = commit {
                     self.history.push(moment, changes);
@@ -320,9 +324,36 @@ impl Run {
         self.told(moment, self.options.durability, &changes, store.commit(&batch), |_, _, ()| Ok(()))
     }
 
-    /// Whether a read may fail so: where files are not mapped, if the disk failed a call after the first `failed`.
-    fn excuses(&self, error: &Error, failed: u64) -> bool {
-        error.kind() == ErrorKind::Io && super::unmapped().is_some() && self.disk.fault_hits() > failed
+    /// Whether the store takes writes.
+    fn is_writable(&self) -> bool {
+        self.store.as_ref().is_some_and(|store| store.0.commits.check_writable().is_ok())
+    }
+
+    /// Reads from the open store. Where files are not mapped, a read may fail where the disk fails a call of that very read; it
+    /// is made again then, and `None` if that fails too.
+    fn read<T>(&self, read: impl Fn() -> Result<T, Error>) -> Result<Option<T>, String> {
+        for _ in 0..2 {
+            let failed = self.disk.fault_hits();
+            match read() {
+                Ok(found) => return Ok(Some(found)),
+                Err(e)
+                    if e.kind() == ErrorKind::Io && super::unmapped().is_some() && self.disk.fault_hits() > failed => {}
+                Err(e) => return Err(format!("a read fails: {e:?}")),
+            }
+        }
+        Ok(None)
+    }
+
+    /// As [`Run::read`], of a comparison: what it says is what is wrong, unless the disk failed one of its calls.
+    fn holds(&self, check: impl Fn() -> Result<(), String>) -> Result<(), String> {
+        for _ in 0..2 {
+            let failed = self.disk.fault_hits();
+            match check() {
+                Err(_) if super::unmapped().is_some() && self.disk.fault_hits() > failed => {}
+                checked => return checked,
+            }
+        }
+        Ok(())
     }
 
     /// What a call came to that writes nothing, and so syncs nothing.
@@ -370,17 +401,11 @@ impl Run {
             }
             Call::StartSet(at, content) => {
                 // After a fault the calls are made once more: the same value may be there already.
-                let before = match bucket.get(&at.key()) {
-                    Ok(value) => value.map(|value| value.version()),
-                    Err(e) => return self.failed(&e, None),
-                };
+                let Some(before) = self.read(|| bucket.get(&at.key()))? else { return Ok(Step::Done) };
+                let before = before.map(|value| value.version());
                 let result = bucket.start_set(&at.key(), &content.value());
                 self.told(moment, Durability::Os, &[put(*at, Some(*content))], result, |run, number, commit| {
-                    let failed = run.disk.fault_hits();
-                    let shown = match bucket.get(&at.key()) {
-                        Err(e) if run.excuses(&e, failed) => None,
-                        shown => shown.map_err(|e| format!("a read fails: {e:?}"))?,
-                    };
+                    let shown = run.read(|| bucket.get(&at.key()))?.flatten();
                     let is_new = |shown: &Value| Some(shown.version()) != before && shown[..] == content.value()[..];
                     if !commit.is_ready() && shown.as_ref().is_some_and(is_new) {
                         return Err("a value is read that is not durable yet, in a store that syncs".to_owned());
@@ -424,14 +449,13 @@ impl Run {
             }
             Call::Swap(at, content, against, level) => {
                 let durability = self.level(*level);
-                let (expected, must) = self.against(bucket, *at, *against)?;
+                let Some((expected, must)) = self.against(bucket, *at, *against)? else { return Ok(Step::Done) };
                 let value = content.value();
                 let result = bucket.with_durability(durability).compare_and_swap(&at.key(), expected, &value);
                 self.swapped(moment, durability, *at, Some(*content), must, result)
             }
             Call::DeleteIf(at, against) => {
-                let (expected, must) = self.against(bucket, *at, *against)?;
-                let Some(expected) = expected else { return Ok(Step::Done) };
+                let Some((Some(expected), must)) = self.against(bucket, *at, *against)? else { return Ok(Step::Done) };
                 let result = bucket.delete_if(&at.key(), expected);
                 self.swapped(moment, self.options.durability, *at, None, must, result)
             }
@@ -459,7 +483,7 @@ impl Run {
                 }
                 let keys: Vec<At> = keys.iter().map(|key| At { bucket: *number, key: *key }).collect();
                 let names: Vec<_> = keys.iter().map(|at| at.key()).collect();
-                let found = bucket.get_many(&names).map_err(|e| format!("a read fails: {e:?}"))?;
+                let Some(found) = self.read(|| bucket.get_many(&names))? else { return Ok(Step::Done) };
                 for (at, value) in keys.iter().zip(found) {
                     let held = self.history.last().get(at.bucket()).and_then(|keys| keys.get(&at.key()));
                     let expected = held.filter(|held| held.is_there(self.history.clock)).map(|held| &held.value[..]);
@@ -473,19 +497,19 @@ impl Run {
         }
     }
 
-    /// A version to swap against, and whether the swap must succeed; `None` if it may do either.
-    fn against(&self, bucket: &Bucket, at: At, against: Against) -> Result<(Option<Version>, Option<bool>), String> {
+    /// What to swap against; `None` if that cannot be read.
+    fn against(&self, bucket: &Bucket, at: At, against: Against) -> Result<Option<Expected>, String> {
         let there = self.is_there(at);
-        Ok(match against {
+        Ok(Some(match against {
             Against::Wrong => (Some(Version::from_u64(u64::MAX)), Some(false)),
             Against::Absent => (None, Some(!there)),
             Against::Shown => {
-                let shown = bucket.get(&at.key()).map_err(|e| format!("a read fails: {e:?}"))?;
+                let Some(shown) = self.read(|| bucket.get(&at.key()))? else { return Ok(None) };
                 // It may lose against a write that is not visible yet.
                 let must = if self.waiting.is_empty() { Some(true) } else { None };
                 (shown.map(|shown| shown.version()), must)
             }
-        })
+        }))
     }
 
     fn swapped(
@@ -567,11 +591,11 @@ impl Run {
         if step != Step::Done {
             return Ok(step);
         }
-        let seen = model::read(store).map_err(|e| format!("a read fails: {e:?}"))?;
-        feed::check(store, &seen)?;
+        let Some(seen) = self.read(|| model::read(store))? else { return Ok(Step::Done) };
+        self.holds(|| feed::check(store, &seen))?;
         let all = self.history.commits();
         self.history.find(&seen, all..=all).map_err(|e| format!("while open: {e}"))?;
-        model::read_by_pages(store, &seen, 3)?;
+        self.holds(|| model::read_by_pages(store, &seen, 3))?;
         Ok(Step::Done)
     }
 
