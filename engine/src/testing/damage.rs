@@ -11,7 +11,8 @@ use super::crash::{caught, make};
 use super::model::{self, History};
 use super::workload::{Run, options};
 use crate::io::sim::{self, Image, SimDisk, Variant};
-use crate::manifest::superblock;
+use crate::manifest::edit::EDIT_BYTES;
+use crate::manifest::{self, superblock};
 use crate::segment;
 use crate::worker::Jobs;
 use crate::{ErrorKind, Store};
@@ -124,12 +125,30 @@ pub fn round(kind: Kind, seed: u64, count: u64, case: &Case) -> Result<Counts, V
     Ok(counts)
 }
 
-/// Any bit of any file, as [`nth`] numbers them.
+/// Any bit of any file, as [`nth`] numbers them; those that make what it says another thing that could have been written there
+/// are drawn more often: only a checksum tells these. They are the salt of the last segment, without which it seems never to
+/// have been used, other fields of headers, and kinds and numbers in the manifest.
 fn any_bit(image: &Image, random: &mut Random) -> u64 {
-    let chosen = random.below(image.len() as u64) as usize;
+    let last_segment = image.keys().rposition(|name| segment::number_of(name).is_some());
+    let manifest = image.keys().rposition(|name| manifest::number_of(name).is_some());
+    let any = random.below(image.len() as u64) as usize;
+    let chosen = match random.below(4) {
+        0 => last_segment.unwrap_or(any),
+        1 => manifest.unwrap_or(any),
+        _ => any,
+    };
     let before: u64 = image.values().take(chosen).map(|file| 8 * file.len() as u64).sum();
-    let bits = image.values().nth(chosen).map_or(0, |file| 8 * file.len() as u64);
-    before + random.below(bits.max(1))
+    let bytes = image.values().nth(chosen).map_or(0, |file| file.len() as u64);
+    let in_file = match random.below(2) {
+        0 if Some(chosen) == manifest && bytes >= EDIT_BYTES as u64 => {
+            // The lowest bits of the kind of an edit, and of its three numbers.
+            let edit = random.below(bytes / EDIT_BYTES as u64) * EDIT_BYTES as u64;
+            8 * (edit + [4, 8, 16, 24][random.below(4) as usize]) + random.below(4)
+        }
+        0 => random.below(8 * bytes.clamp(1, segment::HEADER_BYTES)),
+        _ => random.below(8 * bytes.max(1)),
+    };
+    before + in_file
 }
 
 /// How many different damages there are to choose from.

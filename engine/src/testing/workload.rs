@@ -20,6 +20,8 @@ const SEGMENT_BYTES: u64 = 4096;
 const DEAD_BYTES_MIN: u64 = 2048;
 /// Bytes of log that make a checkpoint worth its while: likewise.
 const CHECKPOINT_BYTES_MIN: u64 = 2048;
+/// More than any run logs.
+const NO_CHECKPOINTS: u64 = 1 << 40;
 /// When a run begins, in milliseconds since 1970.
 const BEGINNING: u64 = 1_000_000;
 
@@ -65,7 +67,8 @@ pub(crate) fn options(seed: u64) -> Options {
         1 => Durability::Os,
         _ => Durability::INTERVAL,
     };
-    let checkpoint_bytes_min = CHECKPOINT_BYTES_MIN;
+    // Some stores have none, so that all of the log is replayed again and again.
+    let checkpoint_bytes_min = if seed % 5 == 3 { NO_CHECKPOINTS } else { CHECKPOINT_BYTES_MIN };
     Options { segment_bytes_max: SEGMENT_BYTES, checkpoint_bytes_min, ..Options::new().durability(durability) }
 }
 
