@@ -1,6 +1,6 @@
 //! The engine against a map: random calls, in all modes, through reopening; every answer compared.
 //!
-//! `KVASI_MODEL_OPS` sets the number of calls per run, `KVASI_SEED` replays one run.
+//! `KVASI_MODEL_OPS` sets the number of steps per run, `KVASI_SEED` replays one run.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod agrees;
@@ -13,8 +13,9 @@ fn env(name: &str) -> Option<u64> {
 
 fn run(durability: Durability, ops: u64) {
     let seed = env("KVASI_SEED").unwrap_or(0x5eed ^ ops);
-    println!("seed {seed}, {ops} calls, {durability:?}");
-    agrees::run(seed, durability, ops);
+    println!("seed {seed}, {ops} steps, {durability:?}");
+    let calls = agrees::run(seed, durability, ops, &std::env::temp_dir());
+    println!("{calls} calls");
 }
 
 fn ops(default: u64) -> u64 {

@@ -53,7 +53,7 @@ enum What {
     /// Cut the power and have calls fail while a backup is made
     Backup(How),
     /// Compare random calls with a map, through reopening
-    Model(How),
+    Model(InDir),
     /// Have several threads call, and look for an order that explains what they saw; with deaths and power cuts
     Linearize(How),
     /// Drop futures of commits at every poll
@@ -208,8 +208,9 @@ fn run(what: &What) -> Result<(), String> {
         What::Backup(how) => campaign(Campaign::Backup, how),
         What::Linearize(how) => campaign(Campaign::Linearize, how),
         What::Cancel(how) => campaign(Campaign::Cancel, how),
-        What::Model(how) => {
-            let outcome = drive::drive(&how.limits(), "calls", None, |seed, _| model::round(seed));
+        What::Model(in_dir @ InDir { how, .. }) => {
+            let dir = in_dir.dir();
+            let outcome = drive::drive(&how.limits(), "calls", None, |seed, _| model::round(seed, &dir));
             tell("model", "calls", how, &outcome)
         }
         What::Kill(in_dir @ InDir { how, .. }) => {

@@ -1,6 +1,7 @@
 //! The campaign `model`: random calls against a map, every answer compared; see `tests/agrees`.
 
 use std::panic::catch_unwind;
+use std::path::Path;
 
 use kvasi::Durability;
 use kvasi::testing::counts::{Case, Counts, Violation};
@@ -9,15 +10,15 @@ use kvasi::testing::counts::{Case, Counts, Violation};
 #[allow(clippy::unwrap_used, reason = "written as a test: stops at the first surprise")]
 mod agrees;
 
-/// Calls of a seed, by what each costs.
-const CALLS: [(Durability, u64); 3] =
-    [(Durability::Ephemeral, 100_000), (Durability::Os, 60_000), (Durability::INTERVAL, 20_000)];
+/// Steps of a seed, by what each costs.
+const STEPS: [(Durability, u64); 3] =
+    [(Durability::Ephemeral, 300_000), (Durability::Os, 60_000), (Durability::INTERVAL, 20_000)];
 
-pub(crate) fn round(seed: u64) -> Result<Counts, Violation> {
-    let (durability, calls) = CALLS[(seed % CALLS.len() as u64) as usize];
+pub(crate) fn round(seed: u64, base: &Path) -> Result<Counts, Violation> {
+    let (durability, steps) = STEPS[(seed % STEPS.len() as u64) as usize];
     let mut counts = Counts::default();
-    match catch_unwind(|| agrees::run(seed, durability, calls)) {
-        Ok(()) => {
+    match catch_unwind(|| agrees::run(seed, durability, steps, base)) {
+        Ok(calls) => {
             counts.add("calls", calls);
             Ok(counts)
         }

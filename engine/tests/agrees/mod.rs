@@ -2,6 +2,7 @@
 //! command `torture`.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use kvasi::{Batch, Bucket, Durability, ErrorKind, ListOptions, Options, Store, Swap, Version};
 
@@ -34,25 +35,28 @@ impl Random {
         match self.below(10) {
             0 => Vec::new(),
             1 => (self.below(2000) as i64 - 1000).to_string().into_bytes(),
-            2 => vec![self.next() as u8; 5_000 + self.below(20_000) as usize],
+            2 if self.below(10) == 0 => vec![self.next() as u8; 5_000 + self.below(20_000) as usize],
             _ => vec![self.next() as u8; self.below(120) as usize],
         }
     }
 }
 
-type Model = BTreeMap<(usize, Vec<u8>), (Vec<u8>, Option<Version>)>;
-
 const BUCKETS: usize = 3;
+
+/// By bucket and key: the value, and its version if that was told.
+type Model = [BTreeMap<Vec<u8>, (Vec<u8>, Option<Version>)>; BUCKETS];
 
 struct Run {
     store: Option<Store>,
     buckets: Vec<Bucket>,
     model: Model,
     random: Random,
+    /// Calls whose answer was compared.
+    calls: u64,
 }
 
 impl Run {
-    fn open(&mut self, options: &Options, dir: Option<&std::path::Path>) {
+    fn open(&mut self, options: &Options, dir: Option<&Path>) {
         let store = match dir {
             Some(dir) => Store::open(dir, options.clone()).unwrap(),
             None => Store::in_memory(options.clone()).unwrap(),
@@ -62,13 +66,13 @@ impl Run {
     }
 
     fn expected(&self, bucket: usize, key: &[u8]) -> Option<&[u8]> {
-        self.model.get(&(bucket, key.to_vec())).map(|(value, _)| &value[..])
+        self.model[bucket].get(key).map(|(value, _)| &value[..])
     }
 
     fn put(&mut self, bucket: usize, key: Vec<u8>, value: Option<Vec<u8>>, version: Option<Version>) {
         match value {
-            Some(value) => drop(self.model.insert((bucket, key), (value, version))),
-            None => drop(self.model.remove(&(bucket, key))),
+            Some(value) => drop(self.model[bucket].insert(key, (value, version))),
+            None => drop(self.model[bucket].remove(&key)),
         }
     }
 
@@ -76,49 +80,51 @@ impl Run {
         let b = self.random.below(BUCKETS as u64) as usize;
         let bucket = self.buckets[b].clone();
         let key = self.random.key();
-        match self.random.below(14) {
-            0..=3 => {
+        self.calls += 1;
+        match self.random.below(42) {
+            0..=11 => {
                 let value = self.random.value();
                 let version = bucket.set(&key, &value).unwrap();
                 self.put(b, key, Some(value), Some(version));
             }
-            4 => {
+            12..=14 => {
                 assert_eq!(bucket.delete(&key).unwrap(), self.expected(b, &key).is_some());
                 self.put(b, key, None, None);
             }
-            5 | 6 => {
+            15..=20 => {
+                self.calls += 2;
                 let found = bucket.get(&key).unwrap();
                 assert_eq!(found.as_deref(), self.expected(b, &key));
                 assert_eq!(bucket.exists(&key).unwrap(), found.is_some());
                 if let Some(value) = &found {
                     assert_eq!(value.key(), key);
-                    let known = self.model[&(b, key.clone())].1;
+                    let known = self.model[b][&key].1;
                     assert!(known.is_none_or(|known| known == value.version()), "versions survive");
                 }
                 let mut into = b"rest".to_vec();
                 let version = bucket.get_into(&key, &mut into).unwrap();
                 assert_eq!(version.map(|_| &into[..]), self.expected(b, &key));
             }
-            7 => self.increment(b, &bucket, key),
-            8 => self.swap(b, &bucket, key),
-            9 => {
+            21..=23 => self.increment(b, &bucket, key),
+            24..=27 => self.swap(b, &bucket, key),
+            28..=30 => {
                 let n = self.random.below(6);
                 let pairs: Vec<_> = (0..n).map(|_| (self.random.key(), self.random.value())).collect();
                 bucket.set_many(&pairs).unwrap();
                 pairs.into_iter().for_each(|(key, value)| self.put(b, key, Some(value), None));
             }
-            10 => {
+            31..=33 => {
                 let keys: Vec<_> = (0..self.random.below(6)).map(|_| self.random.key()).collect();
                 bucket.delete_many(&keys).unwrap();
                 keys.into_iter().for_each(|key| self.put(b, key, None, None));
             }
-            11 => {
+            34..=37 => {
                 let keys: Vec<_> = (0..self.random.below(6)).map(|_| self.random.key()).collect();
                 let found = bucket.get_many(&keys).unwrap();
                 let expected: Vec<_> = keys.iter().map(|key| self.expected(b, key)).collect();
                 assert_eq!(found.iter().map(|v| v.as_deref()).collect::<Vec<_>>(), expected);
             }
-            12 => self.batch(),
+            38..=40 => self.batch(),
             _ => self.list(b, &bucket),
         }
     }
@@ -148,6 +154,7 @@ impl Run {
 
     fn swap(&mut self, b: usize, bucket: &Bucket, key: Vec<u8>) {
         let now = bucket.get(&key).unwrap();
+        self.calls += 1;
         let stale = self.random.below(2) == 0;
         let expected = match (&now, stale) {
             (None, false) => None,
@@ -193,6 +200,7 @@ impl Run {
         loop {
             let options = ListOptions { prefix, after: after.as_deref(), keys_max, ..ListOptions::default() };
             let page = bucket.list_keys(options).unwrap();
+            self.calls += 1;
             assert!(page.len() <= keys_max);
             listed.extend(page.iter().map(<[u8]>::to_vec));
             match page.next() {
@@ -200,19 +208,19 @@ impl Run {
                 None => break,
             }
         }
-        let expected = self.model.keys().filter(|(bucket, key)| *bucket == b && key.starts_with(prefix));
-        assert_eq!(listed, expected.map(|(_, key)| key.clone()).collect::<Vec<_>>());
+        let expected = self.model[b].keys().filter(|key| key.starts_with(prefix));
+        assert!(listed.iter().eq(expected), "{listed:?}");
     }
 }
 
-/// One run: `ops` calls, reopened some thirty times, now and then without closing (which no one sees here: the log is in
-/// the system's cache).
-pub(crate) fn run(seed: u64, durability: Durability, ops: u64) {
-    let dir = tempfile::tempdir().unwrap();
+/// One run of `ops` steps, reopened some thirty times, now and then without closing (which no one sees here: the log is in
+/// the system's cache); the number of calls. A store with files has a directory in `base`.
+pub(crate) fn run(seed: u64, durability: Durability, ops: u64, base: &Path) -> u64 {
+    let dir = tempfile::tempdir_in(base).unwrap();
     let path = dir.path().join("store");
     let options = Options::new().durability(durability).segment_bytes_max(256 << 10);
     let on_disk = (durability != Durability::Ephemeral).then_some(&*path);
-    let mut run = Run { store: None, buckets: Vec::new(), model: Model::new(), random: Random(seed) };
+    let mut run = Run { store: None, buckets: Vec::new(), model: Model::default(), random: Random(seed), calls: 0 };
     run.open(&options, on_disk);
     for i in 0..ops {
         run.step();
@@ -229,7 +237,10 @@ pub(crate) fn run(seed: u64, durability: Durability, ops: u64) {
             assert!(report.clean && report.bytes_cut == 0, "{report:?}");
         }
     }
-    for ((b, key), (value, _)) in &run.model {
-        assert_eq!(run.buckets[*b].get(key).unwrap().as_deref(), Some(&value[..]));
+    for (bucket, keys) in run.buckets.iter().zip(&run.model) {
+        for (key, (value, _)) in keys {
+            assert_eq!(bucket.get(key).unwrap().as_deref(), Some(&value[..]));
+        }
     }
+    run.calls
 }
