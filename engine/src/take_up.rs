@@ -98,75 +98,81 @@ fn replay_noted(commits: &Commits, noted: Vec<(Arc<Segment>, Notes)>) -> Result<
     Ok(records)
 }
 
-/// Replays what belongs to some shards, one after the other: the lines of one stay in a near cache meanwhile, where in the order of
-/// the log each record would wait for its own to arrive from memory.
+/// Replays what belongs to some shards, of each segment one shard after the other: a shard's lines stay in a near cache
+/// meanwhile, where in the order of the log each record would wait for its own to arrive from memory.
 fn replay_shards(commits: &Commits, noted: &[(Arc<Segment>, Notes)], shards: Range<usize>) -> Result<()> {
-    let sorted = Sorted::of(commits, noted, shards.clone());
-    // New keys for each record, in the shards before: hashes spread.
-    let (mut records_before, mut new_before) = (0u64, 0u64);
-    for (shard, records) in shards.zip(sorted.by_shard()) {
-        // One a shard: memory that the directory grows out of is given back in between.
-        let guard = &epoch::pin();
-        let mut lock = commits.directory.lock_shard(shard);
-        let keys_first = commits.directory.keys_of(shard, guard);
-        let new = records.len() as u64 * new_before / records_before.max(1);
-        for (i, (segment, parsed)) in records.iter().enumerate() {
-            if i % LOOKED_AFTER == 0 {
-                // So the parts grow to what they will hold, and in one go.
-                let keys = commits.directory.keys_of(shard, guard).max(1);
-                commits.directory.expect((keys_first + new) as f64 / keys as f64);
+    let mut sorted = Sorted::default();
+    let mut left: usize = noted.iter().map(|(_, notes)| notes.records.len()).sum();
+    // Records so far, and new keys among them: hashes spread, so that the other shards and the rest of the log are alike.
+    let (mut replayed, mut new) = (0u64, 0u64);
+    for (segment, notes) in noted {
+        sorted.sort(commits, &notes.records, &shards);
+        let left_of_each = (left / commits.directory.shards()) as u64;
+        for (shard, records) in shards.clone().zip(sorted.by_shard()) {
+            // One a shard: memory that the directory grows out of is given back in between.
+            let guard = &epoch::pin();
+            let mut lock = commits.directory.lock_shard(shard);
+            let keys_first = commits.directory.keys_of(shard, guard);
+            let keys_last = keys_first + left_of_each * new / replayed.max(1);
+            for (i, parsed) in records.iter().enumerate() {
+                if i % LOOKED_AFTER == 0 {
+                    // So the parts grow to what they will hold, and in one go.
+                    let keys = commits.directory.keys_of(shard, guard).max(1);
+                    commits.directory.expect(keys_last as f64 / keys as f64);
+                }
+                if parsed.is_plain() {
+                    commits.replay_plain(&mut lock, segment, parsed, guard)?;
+                } else {
+                    let (record, _) = segment
+                        .record_as_it_is(parsed.offset(), guard)
+                        .map_err(|defect| segment.no_record(parsed.offset(), defect))?;
+                    commits.replay_in(&mut lock, parsed.hash, segment, &record, parsed.offset(), guard)?;
+                }
             }
-            let segment = &*noted[*segment as usize].0;
-            if parsed.is_plain() {
-                commits.replay_plain(&mut lock, segment, parsed, guard)?;
-            } else {
-                let (record, _) = segment
-                    .record_as_it_is(parsed.offset(), guard)
-                    .map_err(|defect| segment.no_record(parsed.offset(), defect))?;
-                commits.replay_in(&mut lock, parsed.hash, segment, &record, parsed.offset(), guard)?;
-            }
+            replayed += records.len() as u64;
+            new += commits.directory.keys_of(shard, guard).saturating_sub(keys_first);
+            drop(lock);
+            guard.flush();
         }
-        records_before += records.len() as u64;
-        new_before += commits.directory.keys_of(shard, guard).saturating_sub(keys_first);
-        drop(lock);
-        guard.flush();
+        left -= notes.records.len();
     }
     Ok(())
 }
 
-/// The records of some shards, those of each in the order of the log, with the number of their segment.
+/// The records of a segment that belong to some shards, those of each in the order of the log. Used for one segment after
+/// another.
+#[derive(Default)]
 struct Sorted {
-    records: Vec<(u32, Parsed)>,
+    records: Vec<Parsed>,
     /// Where the records of each shard begin, and where those of the last one end.
     starts: Vec<usize>,
 }
 
 impl Sorted {
-    fn of(commits: &Commits, noted: &[(Arc<Segment>, Notes)], shards: Range<usize>) -> Sorted {
+    fn sort(&mut self, commits: &Commits, notes: &[Parsed], shards: &Range<usize>) {
         let slot = |parsed: &Parsed| commits.directory.number_of(parsed.hash).wrapping_sub(shards.start);
-        let all =
-            || noted.iter().zip(0..).flat_map(|((_, notes), i)| notes.records.iter().map(move |parsed| (i, *parsed)));
-        let mut starts = vec![0; shards.len() + 1];
-        for (_, parsed) in all() {
-            if let Some(count) = starts[1..].get_mut(slot(&parsed)) {
+        let Sorted { records, starts } = self;
+        starts.clear();
+        starts.resize(shards.len() + 1, 0);
+        for parsed in notes {
+            if let Some(count) = starts[1..].get_mut(slot(parsed)) {
                 *count += 1;
             }
         }
         for i in 1..starts.len() {
             starts[i] += starts[i - 1];
         }
+        records.resize(starts[shards.len()], Parsed::default());
         let mut next = starts.clone();
-        let mut records = vec![(0, Parsed::default()); starts[shards.len()]];
-        for (segment, parsed) in all() {
-            if let Some(next) = next[..shards.len()].get_mut(slot(&parsed)) {
-                records[*next] = (segment, parsed);
+        for parsed in notes {
+            if let Some(next) = next[..shards.len()].get_mut(slot(parsed)) {
+                records[*next] = *parsed;
                 *next += 1;
             }
         }
-        Sorted { records, starts }
     }
 
-    fn by_shard(&self) -> impl Iterator<Item = &[(u32, Parsed)]> {
+    fn by_shard(&self) -> impl Iterator<Item = &[Parsed]> {
         self.starts.windows(2).map(|ends| &self.records[ends[0]..ends[1]])
     }
 }

@@ -34,6 +34,9 @@ const SYNC_AFTER: Duration = Duration::from_secs(1);
 /// ... and no more bytes than this: then writers are faster than the disk, and too much is at stake.
 const UNSYNCED_BYTES_MAX: u64 = 768 << 20;
 
+/// Steps of cleaning in a round, while writers are slowed until it has caught up: some ten milliseconds.
+const CLEANING_STEPS_MAX: usize = 16;
+
 /// Wakes a background thread.
 #[derive(Debug, Default)]
 pub(crate) struct Bell {
@@ -253,6 +256,19 @@ impl Jobs {
         }
     }
 
+    /// A step of cleaning; several while writers are slowed for its sake, since sorting the keys of one step of a run takes as long
+    /// as those.
+    fn clean(&mut self, commits: &Commits, mood: Mood) -> Result<Progress> {
+        let mut progress = self.cleaner.step(commits, mood)?;
+        for _ in 1..CLEANING_STEPS_MAX {
+            if progress != Progress::Some || commits.log.brake().is_zero() || commits.wants_sync() {
+                break;
+            }
+            progress = self.cleaner.step(commits, mood)?;
+        }
+        Ok(progress)
+    }
+
     /// Whether there is something to do when nobody writes, other than cleaning.
     fn puts_off(&self, commits: &Commits) -> bool {
         commits.log.has_space_to_give_back() || self.sealer.puts_off(commits) || self.merger.puts_off(commits)
@@ -309,7 +325,7 @@ impl Jobs {
         // Cleaning frees space, so a full disk must not keep it from going on. While nobody writes it comes first: what is cleaned
         // need not be sorted.
         let mood = if self.quiet { Mood::Idle } else { Mood::Busy };
-        let cleaning = self.cleaner.step(commits, mood)?;
+        let cleaning = self.clean(commits, mood)?;
         let cleans_first = self.quiet && cleaning == Progress::Some;
         let runs = match if self.no_runs || cleans_first { Ok(false) } else { self.step_runs(commits) } {
             Err(e) if e.kind() == ErrorKind::Corrupt => {

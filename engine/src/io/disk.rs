@@ -225,7 +225,8 @@ impl File for RealFile {
         const ZEROS: &[u8] = &[0; 256 << 10];
         let mut at = self.len()?;
         while at < bytes {
-            let n = ZEROS.len().min((bytes - at) as usize);
+            // Up to a multiple of that: see `log::whole_steps`.
+            let n = (ZEROS.len() - at as usize % ZEROS.len()).min((bytes - at) as usize);
             super::write_full(self, at, &ZEROS[..n])?;
             at += n as u64;
         }
