@@ -79,6 +79,8 @@ pub enum Error {
     Bucket(String, crate::Error),
     /// A service could not be made ready: its URL without credentials, and why.
     Service(String, crate::Error),
+    /// One of these two, of a store that the file names: the file, if there is one, and the line.
+    At(Option<PathBuf>, usize, Box<Error>),
 }
 
 impl fmt::Display for Error {
@@ -89,6 +91,8 @@ impl fmt::Display for Error {
             Error::Open(dir, error) => write!(f, "cannot open the store {}: {error}", dir.display()),
             Error::Bucket(name, error) => write!(f, "cannot open the bucket {name:?}: {error}"),
             Error::Service(target, error) => write!(f, "cannot use {target}: {error}"),
+            Error::At(None, line, error) => write!(f, "line {line}: {error}"),
+            Error::At(Some(file), line, error) => write!(f, "{}: line {line}: {error}", file.display()),
         }
     }
 }
@@ -99,6 +103,7 @@ impl std::error::Error for Error {
             Error::Read(_, error) => Some(error),
             Error::Open(_, error) => Some(error),
             Error::Bucket(_, error) | Error::Service(_, error) => Some(error),
+            Error::At(_, _, error) => Some(error),
             Error::Parse(_) => None,
         }
     }
@@ -177,6 +182,17 @@ pub struct Config {
     remote: RemoteConfig,
     #[serde(skip)]
     base: PathBuf,
+    #[serde(skip)]
+    file: Option<PathBuf>,
+    #[serde(skip)]
+    stores: Stores,
+}
+
+/// Where the file names stores: the default one, and those of buckets.
+#[derive(Clone, Debug, Default)]
+struct Stores {
+    default: Option<(Target, usize)>,
+    buckets: BTreeMap<String, (Target, usize)>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -228,12 +244,14 @@ fn account(bytes: Option<u64>, keys: Option<u64>) -> Option<Account> {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Lines {
+    store: Option<Spanned<Target>>,
     buckets: BTreeMap<String, BucketLines>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 struct BucketLines {
+    store: Option<Spanned<Target>>,
     tenant: Option<Spanned<String>>,
     stored_bytes: Option<Spanned<u64>>,
     stored_keys: Option<Spanned<u64>>,
@@ -341,10 +359,11 @@ impl Config {
     pub fn read(path: &Path) -> Result<Config, Error> {
         let text = std::fs::read_to_string(path).map_err(|error| Error::Read(path.to_owned(), error))?;
         let base = path.parent().unwrap_or(Path::new(""));
-        Config::parse(&text, base).map_err(|error| match error {
+        let config = Config::parse(&text, base).map_err(|error| match error {
             Error::Parse(text) => Error::Parse(format!("{}: {text}", path.display())),
             other => other,
-        })
+        })?;
+        Ok(Config { file: Some(path.to_owned()), ..config })
     }
 
     /// Reads a configuration from its text; directories in it are relative to `base`.
@@ -354,6 +373,7 @@ impl Config {
     pub fn parse(text: &str, base: &Path) -> Result<Config, Error> {
         let mut config: Config = toml::from_str(text).map_err(|error| Error::Parse(error.to_string()))?;
         config.base = base.to_owned();
+        config.stores = Stores::of(text);
         config.check_labels(text)?;
         config.check_grants(text)?;
         config.check_tenants(text)?;
@@ -466,9 +486,14 @@ impl Config {
             let inner = settings.bucket.as_deref().unwrap_or(name);
             let durability = settings.durability.unwrap_or(self.durability);
             let bucket = match self.target(settings) {
-                Target::Service(url) => places.of_service(&url, inner, &self)?,
-                Target::Directory(dir) => places.of_directory(&dir, inner, durability)?,
+                Target::Service(url) => places.of_service(&url, inner, &self),
+                Target::Directory(dir) => places.of_directory(&dir, inner, durability),
             };
+            let bucket = bucket.map_err(|error| match (error, self.line(name, settings)) {
+                // A directory says enough by its name.
+                (error @ Error::Open(..), _) | (error, None) => error,
+                (error, Some(line)) => Error::At(self.file.clone(), line, Box::new(error)),
+            })?;
             let own = account(settings.stored_bytes, settings.stored_keys);
             let tenant = settings.tenant.as_ref().and_then(|tenant| accounts.get(tenant)).cloned();
             let counts: Vec<Account> = own.into_iter().chain(tenant).collect();
@@ -486,10 +511,18 @@ impl Config {
     /// Where a bucket lives, a directory with the base before it.
     fn target(&self, bucket: &BucketConfig) -> Target {
         match bucket.store.as_ref().or(self.store.as_ref()) {
-            Some(Target::Service(url)) => Target::Service(url.clone()),
-            Some(Target::Directory(dir)) => Target::Directory(self.base.join(dir)),
+            Some(target) => target.relative_to(&self.base),
             None => Target::Directory(self.base.join(STORE_DEFAULT)),
         }
+    }
+
+    /// The line that says where a bucket lives, unless something else than the file has said it since.
+    fn line(&self, name: &str, bucket: &BucketConfig) -> Option<usize> {
+        let (target, said) = match &bucket.store {
+            Some(target) => (target, self.stores.buckets.get(name)?),
+            None => (self.store.as_ref()?, self.stores.default.as_ref()?),
+        };
+        (target == &said.0).then_some(said.1)
     }
 
     /// Another name of the same bucket, where one of the two is bounded or somebody's.
@@ -506,9 +539,25 @@ impl Config {
     }
 }
 
+impl Stores {
+    fn of(text: &str) -> Self {
+        let lines: Lines = toml::from_str(text).unwrap_or_default();
+        let place = |target: Spanned<Target>| {
+            let line = line_of(text, target.span().start);
+            (target.into_inner(), line)
+        };
+        let buckets = lines.buckets.into_iter().filter_map(|(name, bucket)| Some((name, place(bucket.store?))));
+        Stores { buckets: buckets.collect(), default: lines.store.map(place) }
+    }
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    1 + text[..at].matches('\n').count()
+}
+
 #[cold]
 fn at_line(text: &str, at: usize, what: String) -> Error {
-    Error::Parse(format!("line {}: {what}", 1 + text[..at].matches('\n').count()))
+    Error::Parse(format!("line {}: {what}", line_of(text, at)))
 }
 
 fn counted_service(name: &str) -> String {
@@ -745,6 +794,26 @@ mod tests {
     fn a_service_that_this_build_has_not_is_refused_by_name() {
         let error = parse("[buckets.a]\nstore = \"redis://user:secret@h/?prefix=secret\"").unwrap().open().unwrap_err();
         let text = error.to_string();
-        assert!(text.contains("redis://h") && !text.contains("secret"), "{text}");
+        assert!(text.contains("line 2") && text.contains("redis://h") && !text.contains("secret"), "{text}");
+    }
+
+    #[cfg(feature = "redis")]
+    #[test]
+    fn a_service_that_cannot_be_made_ready_is_named_with_the_line_and_without_the_password() {
+        for (store, words) in [
+            ("redis://user:secret@h?prefix={", "braces"),
+            ("rediss://user:secret@h?ca=none.pem", "ca=/base/none.pem: No such file"),
+        ] {
+            for text in [format!("[buckets.a]\n\nstore = {store:?}"), format!("\n\nstore = {store:?}\n[buckets.a]")] {
+                let config = Config::parse(&text, Path::new("/base")).unwrap();
+                let error = config.open().unwrap_err().to_string();
+                assert!(error.starts_with("line 3: ") && error.contains(words), "{error}");
+                assert!(!error.contains("secret"), "{error}");
+            }
+        }
+        // What was said instead of the file is not in the file.
+        let mut config = parse("store = \"redis://h?prefix={\"\n[buckets.a]\n").unwrap();
+        config.store = Some("redis://other?prefix={".parse().unwrap());
+        assert!(!config.open().unwrap_err().to_string().contains("line"));
     }
 }

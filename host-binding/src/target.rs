@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use std::fmt;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use url::Url;
 
@@ -20,21 +20,27 @@ struct Kind {
     parameters: &'static [&'static str],
 }
 
+/// Parameters of a service with several nodes, reached in the clear and by TLS.
+const PLAIN: &[&str] = &["node", "prefix"];
+const TLS: &[&str] = &["node", "prefix", "ca", "cert", "key"];
+/// The same of Redis.
+const REDIS: &[&str] = &["node", "prefix", "protocol"];
+const REDIS_TLS: &[&str] = &["node", "prefix", "protocol", "ca", "cert", "key"];
+/// Those that name a file.
+const FILES: &[&str] = &["ca", "cert", "key"];
+
 const fn kind(scheme: &'static str, shape: &'static str, parts: RangeInclusive<usize>) -> Kind {
-    Kind { scheme, shape, host: false, parts, parameters: &["node", "prefix"] }
+    Kind { scheme, shape, host: false, parts, parameters: PLAIN }
 }
 
 static KINDS: [Kind; 10] = [
-    Kind { parameters: &["node", "prefix", "protocol"], ..kind("redis", "redis://HOST[:PORT][/NUMBER]", 0..=1) },
-    Kind { parameters: &["node", "prefix", "protocol"], ..kind("rediss", "rediss://HOST[:PORT][/NUMBER]", 0..=1) },
-    Kind { parameters: &["node", "prefix", "protocol"], ..kind("redis-cluster", "redis-cluster://HOST[:PORT]", 0..=0) },
-    Kind {
-        parameters: &["node", "prefix", "protocol"],
-        ..kind("rediss-cluster", "rediss-cluster://HOST[:PORT]", 0..=0)
-    },
+    Kind { parameters: REDIS, ..kind("redis", "redis://HOST[:PORT][/NUMBER]", 0..=1) },
+    Kind { parameters: REDIS_TLS, ..kind("rediss", "rediss://HOST[:PORT][/NUMBER]", 0..=1) },
+    Kind { parameters: REDIS, ..kind("redis-cluster", "redis-cluster://HOST[:PORT]", 0..=0) },
+    Kind { parameters: REDIS_TLS, ..kind("rediss-cluster", "rediss-cluster://HOST[:PORT]", 0..=0) },
     Kind { parameters: &["prefix"], ..kind("memcached", "memcached://HOST[:PORT]", 0..=0) },
     kind("etcd", "etcd://HOST[:PORT]", 0..=0),
-    kind("etcds", "etcds://HOST[:PORT]", 0..=0),
+    Kind { parameters: TLS, ..kind("etcds", "etcds://HOST[:PORT]", 0..=0) },
     Kind {
         host: true,
         parameters: &["region", "endpoint", "prefix", "create"],
@@ -67,7 +73,7 @@ impl Kind {
             let right = match &*name {
                 "create" => matches!(&*value, "true" | "false"),
                 "endpoint" => Url::parse(&value).is_ok_and(|url| matches!(url.scheme(), "http" | "https")),
-                "region" | "node" => !value.is_empty(),
+                "region" | "node" | "ca" | "cert" | "key" => !value.is_empty(),
                 _ => true,
             };
             if !right {
@@ -78,6 +84,10 @@ impl Kind {
                 };
                 return Err(format!("{}://: {name} is {expected}", self.scheme));
             }
+        }
+        let says = |name: &str| url.query_pairs().any(|(found, _)| found == name);
+        if says("cert") != says("key") {
+            return Err(format!("{}://: cert and key name one certificate of our own: both, or neither", self.scheme));
         }
         Ok(())
     }
@@ -111,6 +121,25 @@ impl FromStr for Target {
         let url = Url::parse(text).map_err(|error| format!("this is not a {scheme} URL: {error}"))?;
         kind.check(&url)?;
         Ok(Target::Service(url))
+    }
+}
+
+impl Target {
+    /// The same, with directories and files relative to `base`.
+    pub fn relative_to(&self, base: &Path) -> Target {
+        match self {
+            Target::Directory(dir) => Target::Directory(base.join(dir)),
+            Target::Service(url) if url.query_pairs().any(|(name, _)| FILES.contains(&&*name)) => {
+                let mut placed = url.clone();
+                placed.query_pairs_mut().clear().extend_pairs(url.query_pairs().map(|(name, value)| {
+                    let file = || base.join(&*value).to_string_lossy().into_owned();
+                    let value = if FILES.contains(&&*name) { file() } else { value.clone().into_owned() };
+                    (name, value)
+                }));
+                Target::Service(placed)
+            }
+            Target::Service(url) => Target::Service(url.clone()),
+        }
     }
 }
 
@@ -168,6 +197,9 @@ mod tests {
             "firestore://project/database/more",
             "redis://host?prefx=a",
             "etcd://host/path",
+            "redis://host?ca=secret.pem",
+            "rediss://host?ca=",
+            "etcds://host?cert=secret.pem",
         ] {
             let error = text.parse::<Target>().unwrap_err();
             let scheme = text.split_once(':').unwrap().0;
@@ -179,10 +211,15 @@ mod tests {
             "firestore://project",
             "firestore://project/database?endpoint=http://127.0.0.1:1",
             "etcd://a:1/?node=b:2&node=c:3&prefix=p",
-            "rediss://u:p@host:1/3?protocol=resp3",
+            "rediss://u:p@host:1/3?protocol=resp3&ca=a.pem",
+            "etcds://host?ca=a.pem&cert=b.pem&key=c.pem",
         ] {
             assert!(matches!(text.parse(), Ok(Target::Service(_))), "{text}");
         }
+        let relative: Target = "rediss-cluster://u:p%40@h:1?node=b:2&ca=a%26b.pem&prefix=x%20y".parse().unwrap();
+        let Target::Service(placed) = relative.relative_to(Path::new("/etc/kvasi")) else { panic!("a service") };
+        let pairs: Vec<_> = placed.query_pairs().map(|(name, value)| format!("{name} {value}")).collect();
+        assert_eq!(pairs, ["node b:2", "ca /etc/kvasi/a&b.pem", "prefix x y"]);
         assert!(!"redis://u:secret@h:x".parse::<Target>().unwrap_err().contains("secret"));
     }
 }

@@ -17,6 +17,9 @@ mod faults;
 #[path = "watcher/host.rs"]
 #[cfg(feature = "cli")]
 mod host;
+#[path = "backends/http.rs"]
+#[cfg(any(feature = "cosmosdb", feature = "dynamodb"))]
+mod http;
 #[path = "backends/moves.rs"]
 #[cfg(feature = "cli")]
 mod moves;
@@ -30,6 +33,12 @@ mod silent;
 #[path = "backends/suite.rs"]
 #[cfg(feature = "cli")]
 mod suite;
+#[path = "backends/throttled.rs"]
+#[cfg(feature = "dynamodb")]
+mod throttled;
+#[path = "backends/tls.rs"]
+#[cfg(any(feature = "etcd", feature = "redis"))]
+mod tls;
 #[path = "backends/watching.rs"]
 #[cfg(feature = "cli")]
 mod watching;
@@ -39,7 +48,9 @@ use std::sync::Arc;
 
 #[allow(dead_code, reason = "used by whichever back ends this build has")]
 async fn connected(url: &str) -> Arc<dyn RemoteBackend> {
-    connect(&url.parse().unwrap(), Policy::default()).await.unwrap()
+    // A machine that is busy is no fault of the server's.
+    let policy = Policy { timeout: std::time::Duration::from_secs(30), ..Policy::default() };
+    connect(&url.parse().unwrap(), policy).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -58,11 +69,12 @@ fn every_case_on_the_engine() {
 #[cfg(feature = "redis")]
 mod redis {
     use super::*;
+    use kvasi_wasmtime::Code;
 
     #[cfg(feature = "cli")]
     #[test]
     fn redis_tells_of_changes_while_somebody_follows_and_says_when_some_were_missed() {
-        let Some(server) = servers::redis_with(&["--notify-keyspace-events", "Kghxe"]) else { return };
+        let Some(server) = servers::redis_with(&["--notify-keyspace-events", "Kg$xe"]) else { return };
         for (database, more) in [("", ""), ("/3", "?prefix=p*[")] {
             let world = watching::World::of(&format!("{}{database}{more}", server.url));
             watching::changes(&world);
@@ -119,14 +131,21 @@ mod redis {
     #[test]
     fn a_component_moves_to_redis_and_back() {
         let Some(server) = servers::redis() else { return };
-        moves::there_and_back(&server);
+        moves::there_and_back(&server, moves::PAGES);
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn a_copy_to_redis_that_is_killed_goes_on_where_it_was() {
+        let Some(server) = servers::redis() else { return };
+        moves::killed_and_resumed(&server);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn redis_calls_are_one_round_trip() {
         let Some(server) = servers::redis() else { return };
-        let (proxy, bucket) = faults::through(&server).await;
-        faults::round_trips(&proxy, &*bucket, faults::Trips::ONE).await;
+        let (proxy, bucket) = faults::calmly_through(&server).await;
+        faults::round_trips(&proxy, &*bucket, faults::capabilities(&server.url).await, faults::Trips::ONE).await;
         faults::dropped(&proxy, &*bucket).await;
     }
 
@@ -138,6 +157,38 @@ mod redis {
         faults::cuts(&proxy, &*bucket).await;
         let direct = faults::bucket(&server.url).await;
         faults::stopped(&mut server, &*direct).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn redis_by_tls_is_checked_on_both_sides() {
+        let files = tls::Certificates::of(&["127.0.0.1"]);
+        let Some(server) = servers::redis_tls(&files) else { return };
+        tls::is_checked_on_both_sides(&server.url, &files).await;
+        let files = tls::Certificates::of(&["kvasi.example"]);
+        let Some(server) = servers::redis_tls(&files) else { return };
+        tls::another_name_is_refused(&server.url, &files).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn redis_cluster_by_tls_is_checked_on_both_sides() {
+        let files = tls::Certificates::of(&["127.0.0.1"]);
+        let Some(server) = servers::redis_cluster_tls(&files) else { return };
+        tls::is_checked_on_both_sides(&server.url, &files).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_password_is_needed_and_never_told() {
+        let Some(server) = servers::redis_with(&["--requirepass", "right:secret"]) else { return };
+        let with = |authority: &str| server.url.replace("redis://", &format!("redis://{authority}@"));
+        let bucket = faults::bucket(&with(":right%3Asecret")).await;
+        bucket.set("k", b"v").await.unwrap();
+        for authority in [":wrong-secret", "secret-user:right%3Asecret"] {
+            let error = faults::bucket(&with(authority)).await.get("k").await.unwrap_err();
+            faults::nameless(&error);
+            assert_eq!(error.code(), Code::Io, "{error}");
+        }
+        let error = faults::bucket(&server.url).await.get("k").await.unwrap_err();
+        assert!(error.code() == Code::Io && error.to_string().contains("NOAUTH"), "{error}");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -236,14 +287,20 @@ mod etcd {
     #[test]
     fn a_component_moves_to_etcd_and_back() {
         let Some(server) = servers::etcd(1) else { return };
-        moves::there_and_back(&server);
+        moves::there_and_back(&server, moves::PAGES);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn etcd_calls_are_one_round_trip() {
         let Some(server) = servers::etcd(1) else { return };
-        let (proxy, bucket) = faults::through(&server).await;
-        faults::round_trips(&proxy, &*bucket, faults::Trips { increment: 2, ..faults::Trips::ONE }).await;
+        let (proxy, bucket) = faults::calmly_through(&server).await;
+        faults::round_trips(
+            &proxy,
+            &*bucket,
+            faults::capabilities(&server.url).await,
+            faults::Trips { increment: 2, ..faults::Trips::ONE },
+        )
+        .await;
         faults::dropped(&proxy, &*bucket).await;
     }
 
@@ -255,6 +312,16 @@ mod etcd {
         faults::cuts(&proxy, &*bucket).await;
         let direct = faults::bucket(&server.url).await;
         faults::stopped(&mut server, &*direct).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn etcd_by_tls_is_checked_on_both_sides() {
+        let files = tls::Certificates::of(&["127.0.0.1"]);
+        let Some(server) = servers::etcd_tls(&files) else { return };
+        tls::is_checked_on_both_sides(&server.url, &files).await;
+        let files = tls::Certificates::of(&["kvasi.example"]);
+        let Some(server) = servers::etcd_tls(&files) else { return };
+        tls::another_name_is_refused(&server.url, &files).await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -303,14 +370,20 @@ mod memcached {
     #[test]
     fn a_component_moves_to_memcached_and_back() {
         let Some(server) = servers::memcached() else { return };
-        moves::there_and_back(&server);
+        moves::there_and_back(&server, moves::PAGES);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn memcached_calls_are_one_round_trip() {
         let Some(server) = servers::memcached() else { return };
-        let (proxy, bucket) = faults::through(&server).await;
-        faults::round_trips(&proxy, &*bucket, faults::Trips { increment: 2, ..faults::Trips::ONE }).await;
+        let (proxy, bucket) = faults::calmly_through(&server).await;
+        faults::round_trips(
+            &proxy,
+            &*bucket,
+            faults::capabilities(&server.url).await,
+            faults::Trips { increment: 2, ..faults::Trips::ONE },
+        )
+        .await;
         faults::dropped(&proxy, &*bucket).await;
     }
 
@@ -322,6 +395,20 @@ mod memcached {
         faults::cuts(&proxy, &*bucket).await;
         let direct = faults::bucket(&server.url).await;
         faults::stopped(&mut server, &*direct).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn memcached_that_dumps_no_keys_lists_none_and_says_why() {
+        let Some(server) = servers::memcached_with(&["-o", "no_lru_crawler"]) else { return };
+        let bucket = connected(&server.url).await.bucket("b").unwrap();
+        bucket.set("k", b"v").await.unwrap();
+        let bounds = kvasi_wasmtime::backend::PageBounds { keys_max: 10, bytes_max: 1 << 20, entries_max: 100 };
+        for prefix in ["", "k"] {
+            let error = bucket.list(prefix, None, bounds).await.unwrap_err();
+            assert_eq!(error.code(), kvasi_wasmtime::Code::Unsupported);
+            assert!(error.to_string().contains("lru_crawler"), "{error}");
+        }
+        assert_eq!(bucket.get("k").await.unwrap().as_deref(), Some(&b"v"[..]), "all else goes on");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -346,16 +433,16 @@ mod dynamodb {
     #[test]
     fn a_component_moves_to_dynamodb_and_back() {
         let Some(server) = servers::dynamodb() else { return };
-        moves::there_and_back(&server);
+        moves::there_and_back(&server, moves::FEW);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn dynamodb_calls_are_one_round_trip() {
         let Some(server) = servers::dynamodb() else { return };
-        let (proxy, bucket) = faults::through(&server).await;
+        let (proxy, bucket) = faults::calmly_through(&server).await;
         // The service takes 25 writes at once.
         let expected = faults::Trips { set_many: 4, delete_many: 4, ..faults::Trips::ONE };
-        faults::round_trips(&proxy, &*bucket, expected).await;
+        faults::round_trips(&proxy, &*bucket, faults::capabilities(&server.url).await, expected).await;
         faults::dropped(&proxy, &*bucket).await;
     }
 
@@ -367,6 +454,12 @@ mod dynamodb {
         faults::cuts(&proxy, &*bucket).await;
         let direct = faults::bucket(&server.url).await;
         faults::stopped(&mut server, &*direct).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_dynamodb_leaves_undone_is_asked_for_again() {
+        let Some(server) = servers::dynamodb() else { return };
+        throttled::batches_are_finished_or_say_so(&server).await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -383,22 +476,28 @@ mod firestore {
     #[cfg(feature = "cli")]
     #[test]
     fn every_case_on_firestore() {
-        let Some(server) = servers::firestore() else { return };
+        let Some(server) = servers::firestore_shared() else { return };
         suite::passes("firestore", &server.url, suite::IN_PIECES);
     }
 
     #[cfg(feature = "cli")]
     #[test]
     fn a_component_moves_to_firestore_and_back() {
-        let Some(server) = servers::firestore() else { return };
-        moves::there_and_back(&server);
+        let Some(server) = servers::firestore_shared() else { return };
+        moves::there_and_back(&server, moves::FEW);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn firestore_calls_are_one_round_trip() {
-        let Some(server) = servers::firestore() else { return };
-        let (proxy, bucket) = faults::through(&server).await;
-        faults::round_trips(&proxy, &*bucket, faults::Trips { increment: 2, ..faults::Trips::ONE }).await;
+        let Some(server) = servers::firestore_shared() else { return };
+        let (proxy, bucket) = faults::calmly_through(&server).await;
+        faults::round_trips(
+            &proxy,
+            &*bucket,
+            faults::capabilities(&server.url).await,
+            faults::Trips { increment: 2, ..faults::Trips::ONE },
+        )
+        .await;
         faults::dropped(&proxy, &*bucket).await;
     }
 
@@ -414,7 +513,7 @@ mod firestore {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn firestore_conforms() {
-        let Some(server) = servers::firestore() else { return };
+        let Some(server) = servers::firestore_shared() else { return };
         conformance::all(&*connected(&server.url).await).await;
     }
 }
@@ -435,16 +534,16 @@ mod cosmosdb {
     #[test]
     fn a_component_moves_to_cosmosdb_and_back() {
         let Some(server) = servers::cosmosdb(false) else { return };
-        moves::there_and_back(&server);
+        moves::there_and_back(&server, moves::FEW);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn cosmosdb_calls_are_one_round_trip() {
         let Some(server) = servers::cosmosdb(false) else { return };
-        let (proxy, bucket) = faults::through(&server).await;
+        let (proxy, bucket) = faults::calmly_through(&server).await;
         // Writes go one by one, several at a time.
         let expected = faults::Trips { increment: 2, set_many: 100, get_many: 1, delete_many: 100 };
-        faults::round_trips(&proxy, &*bucket, expected).await;
+        faults::round_trips(&proxy, &*bucket, faults::capabilities(&server.url).await, expected).await;
         faults::dropped(&proxy, &*bucket).await;
     }
 

@@ -18,7 +18,8 @@
 
 use super::http::{Http, Reply};
 use super::remote::{
-    Answer, Failure, Policy, RemoteBackend, RemoteBucket, Repeat, decoded, escaped, escaped_by, number, partly, query,
+    Answer, Failure, Filling, Policy, RemoteBackend, RemoteBucket, Repeat, add_by_swap, decoded, escaped, escaped_by,
+    last_of_equal, partly, query,
 };
 use super::{Capabilities, Guard, Key, Observed, Page, PageBounds, Pair, SetOptions, Swap};
 use crate::{Code, Error, Utf8Bytes};
@@ -45,8 +46,6 @@ const KEY_VARIABLE: &str = "AZURE_COSMOS_KEY";
 const READS_MAX: usize = 100;
 /// Requests of one batch on their way at once.
 const PARALLEL: usize = 16;
-/// Rounds of an increment before its caller is told that the key is busy.
-const ROUNDS_MAX: u32 = 64;
 /// Longest id of an item, longest partition key.
 const ID_BYTES_MAX: usize = 1023;
 const PARTITION_BYTES_MAX: usize = 2048;
@@ -61,6 +60,9 @@ const CAPABILITIES: Capabilities = Capabilities {
     key_bytes_max: ID_BYTES_MAX - 1,
     // An item has 2 MiB of JSON, in which the value is a third longer; the rest is for names and what the service adds.
     value_bytes_max: ((2 << 20) - (8 << 10)) / 4 * 3,
+    batch_keys_max: 1,
+    // One key by itself is bounded by what is said of keys and values.
+    batch_bytes_max: 0,
 };
 
 /// A container of a Cosmos DB account.
@@ -446,18 +448,6 @@ impl Bucket {
         self.link.policy.run(Repeat::Writes, attempt).await
     }
 
-    async fn add(&self, key: &str, delta: i64) -> Result<i64, Error> {
-        for _ in 0..ROUNDS_MAX {
-            let now = observed(self.find(key).await?)?;
-            let before = now.value.as_deref().map_or(Ok(0), number)?;
-            let sum = before.checked_add(delta).ok_or_else(|| Error::new(Code::Overflow))?;
-            if self.put(key, sum.to_string().as_bytes(), Some(&now.guard)).await? {
-                return Ok(sum);
-            }
-        }
-        Err(Error::new(Code::Busy))
-    }
-
     /// One page of a query's answer, and where the next begins.
     async fn query(
         &self,
@@ -501,22 +491,17 @@ impl Bucket {
         parameters.extend(after.iter().map(|after| parameter("@after", after)));
         let body = Bytes::from(json!({ "query": text, "parameters": parameters }).to_string());
 
-        let keys_max = bounds.keys_max.min(bounds.entries_max).max(1);
-        let (mut page, mut room, mut from) = (Page::default(), bounds.bytes_max, None);
+        let (mut filling, mut from) = (Filling::within(bounds), None);
         loop {
-            // One more than wanted tells whether any is left.
-            let (items, next) = self.query(&body, keys_max - page.keys.len() + 1, from.as_deref()).await?;
+            let (items, next) = self.query(&body, filling.wanted(), from.as_deref()).await?;
             for item in items {
                 let Some(key) = key_of(&item.id) else { continue };
-                if page.keys.len() == keys_max || (!page.keys.is_empty() && key.len() > room) {
-                    page.next = page.keys.last().map(|key| Bytes::copy_from_slice(key.as_bytes()));
-                    return Ok(page);
+                if !filling.take(&key) {
+                    return Ok(filling.page());
                 }
-                room = room.saturating_sub(key.len());
-                page.keys.extend(Utf8Bytes::new(key.into()));
             }
             if next.is_none() {
-                return Ok(page);
+                return Ok(filling.page());
             }
             from = next;
         }
@@ -577,7 +562,7 @@ impl RemoteBucket for Bucket {
     }
 
     fn increment<'a>(&'a self, key: &'a str, delta: i64) -> Answer<'a, i64> {
-        Box::pin(self.add(key, delta))
+        Box::pin(add_by_swap(self, key, delta))
     }
 
     fn observe<'a>(&'a self, key: &'a str) -> Answer<'a, Observed> {
@@ -616,21 +601,15 @@ impl RemoteBucket for Bucket {
 
     fn set_many<'a>(&'a self, pairs: &'a [(Key<'a>, &'a [u8])]) -> Answer<'a, ()> {
         Box::pin(async move {
-            let mut seen = HashSet::new();
-            let mut last = Vec::with_capacity(pairs.len());
-            // Of equal keys the last.
-            for (key, value) in pairs.iter().rev() {
-                let key: &str = key.as_ref();
+            let last = last_of_equal(pairs);
+            for (key, value) in &last {
                 id_of(key)?;
                 check_value(value)?;
-                if seen.insert(key) {
-                    last.push((key, *value));
-                }
             }
             let keys = last.len();
             let writes: Vec<Answer<'a, ()>> = last.into_iter().map(|(key, value)| self.set(key, value)).collect();
             let written = stream::iter(writes).buffer_unordered(PARALLEL).try_collect::<()>().await;
-            written.map_err(|error| partly(error, keys))
+            written.map_err(|error| partly(error, keys > 1))
         })
     }
 
@@ -641,7 +620,7 @@ impl RemoteBucket for Bucket {
             let count = different.len();
             let deletes: Vec<Answer<'a, ()>> = different.into_iter().map(|key| self.delete(key)).collect();
             let deleted = stream::iter(deletes).buffer_unordered(PARALLEL).try_collect::<()>().await;
-            deleted.map_err(|error| partly(error, count))
+            deleted.map_err(|error| partly(error, count > 1))
         })
     }
 }

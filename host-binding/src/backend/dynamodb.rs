@@ -14,8 +14,8 @@
 //! 4. A batch is 25 writes or 100 reads a request, and each key by itself; what the service leaves undone is asked for again.
 
 use super::remote::{
-    Answer, Failure, Pauses, Policy, RemoteBackend, RemoteBucket, Repeat, chain, decoded, escaped, number, partly,
-    query, refused,
+    Answer, Failure, Filling, Pauses, Policy, ROUNDS_MAX, RemoteBackend, RemoteBucket, Repeat, chain, decoded, escaped,
+    last_of_equal, number, partly, query, refused,
 };
 use super::{Capabilities, Guard, Key, Observed, Page, PageBounds, Pair, SetOptions, Swap};
 use crate::{Code, Error, Utf8Bytes};
@@ -48,8 +48,6 @@ const READS_MAX: usize = 100;
 const WRITES_MAX: usize = 25;
 /// Requests of one batch on their way at once.
 const PARALLEL: usize = 8;
-/// Rounds of an increment before its caller is told that the key is busy.
-const ROUNDS_MAX: u32 = 64;
 /// Longest partition key.
 const PARTITION_BYTES_MAX: usize = 2048;
 /// How long a new table may take.
@@ -66,6 +64,9 @@ const CAPABILITIES: Capabilities = Capabilities {
     key_bytes_max: 1023,
     // An item has 400 KiB, both keys, the names and the version among them.
     value_bytes_max: (400 << 10) - 4096,
+    batch_keys_max: 1,
+    // One key by itself is bounded by what is said of keys and values.
+    batch_bytes_max: 0,
 };
 
 type Item = HashMap<String, AttributeValue>;
@@ -403,31 +404,24 @@ impl Bucket {
             let query = query.key_condition_expression("b = :bucket AND begins_with(k, :prefix)");
             query.expression_attribute_values(":prefix", prefix)
         };
-        let mut keys_max = bounds.keys_max.min(bounds.entries_max).max(1);
-        let (mut page, mut room, mut begin) = (Page::default(), bounds.bytes_max, begin);
+        let (mut filling, mut begin) = (Filling::within(bounds), begin);
         loop {
-            // One more than wanted tells whether any is left.
-            let limit = i32::try_from(keys_max - page.keys.len() + 1).unwrap_or(i32::MAX);
+            let limit = i32::try_from(filling.wanted()).unwrap_or(i32::MAX);
             let ask = || query.clone().limit(limit).set_exclusive_start_key(begin.clone()).send();
             let answer = self.link.run(Repeat::Reads, ask).await?;
             for item in answer.items.unwrap_or_default() {
                 let Some(AttributeValue::S(key)) = item.get("k") else { return Err(damaged()) };
                 let Some(key) = key.strip_prefix('/') else { continue };
-                if page.keys.len() == keys_max || (!page.keys.is_empty() && key.len() > room) {
-                    page.next = page.keys.last().map(|key| Bytes::copy_from_slice(key.as_bytes()));
-                    return Ok(page);
+                if !filling.take(key) {
+                    return Ok(filling.page());
                 }
-                room = room.saturating_sub(key.len());
-                page.keys.extend(Utf8Bytes::new(Bytes::copy_from_slice(key.as_bytes())));
             }
             if answer.last_evaluated_key.is_none() {
-                return Ok(page);
+                return Ok(filling.page());
             }
             begin = answer.last_evaluated_key;
             // A request reads a megabyte, values included. A page is one of them, and a look at whether it was the last.
-            if !page.keys.is_empty() {
-                keys_max = page.keys.len();
-            }
+            filling.end_soon();
         }
     }
 
@@ -464,14 +458,14 @@ impl Bucket {
             };
             let written = self.link.run(Repeat::Writes, send).await;
             // What an earlier round has written stays.
-            let mut answer = written.map_err(|error| partly(error, if asked < whole { 2 } else { 1 }))?;
+            let mut answer = written.map_err(|error| partly(error, asked < whole))?;
             let undone = answer.unprocessed_items.as_mut().and_then(|tables| tables.remove(&self.link.table));
             left = undone.unwrap_or_default();
             if left.is_empty() {
                 return Ok(());
             }
             let waited = pauses.wait(left.len() < asked).await;
-            waited.map_err(|error| partly(error, if left.len() < whole { 2 } else { 1 }))?;
+            waited.map_err(|error| partly(error, left.len() < whole))?;
         }
     }
 
@@ -480,7 +474,7 @@ impl Bucket {
         let pieces = chunks.len();
         let sent = stream::iter(chunks.into_iter().map(|chunk| self.write_chunk(chunk)));
         let written = sent.buffer_unordered(PARALLEL).try_collect::<()>().await;
-        written.map_err(|error| partly(error, pieces))
+        written.map_err(|error| partly(error, pieces > 1))
     }
 }
 
@@ -585,19 +579,12 @@ impl RemoteBucket for Bucket {
 
     fn set_many<'a>(&'a self, pairs: &'a [(Key<'a>, &'a [u8])]) -> Answer<'a, ()> {
         Box::pin(async move {
-            let mut seen = HashSet::new();
-            let mut writes = Vec::with_capacity(pairs.len());
-            // Of equal keys the last.
-            for (key, value) in pairs.iter().rev() {
-                let key: &str = key.as_ref();
-                let item = self.item(key, value)?;
-                if seen.insert(key) {
-                    let put = PutRequest::builder().set_item(Some(item)).build();
-                    let put = put.map_err(|error| Error::with_detail(Code::Invalid, error))?;
-                    writes.push(WriteRequest::builder().put_request(put).build());
-                }
-            }
-            self.write_many(writes).await
+            let writes = last_of_equal(pairs).into_iter().map(|(key, value)| {
+                let put = PutRequest::builder().set_item(Some(self.item(key, value)?)).build();
+                let put = put.map_err(|error| Error::with_detail(Code::Invalid, error))?;
+                Ok(WriteRequest::builder().put_request(put).build())
+            });
+            self.write_many(writes.collect::<Result<_, Error>>()?).await
         })
     }
 

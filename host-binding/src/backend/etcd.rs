@@ -1,4 +1,5 @@
-//! etcd as a back end. URL: `etcd://[user:password@]host[:port][?node=host:port&…&prefix=P]`, `etcds://` with TLS.
+//! etcd as a back end. URL: `etcd://[user:password@]host[:port][?node=host:port&…&prefix=P]`, `etcds://` with TLS and also `ca`, `cert` and
+//! `key`, see `tls`.
 //!
 //! A key stands at `P` + bucket, escaped + `/` + key; an expiry is a lease of its own.
 //!
@@ -9,16 +10,18 @@
 
 use super::changes::{Changes, Feed, Telling, Told};
 use super::remote::{
-    Answer, Failure, Policy, RemoteBackend, RemoteBucket, Repeat, decoded, escaped, partly, queries, query, refused,
+    Answer, Failure, Policy, ROUNDS_MAX, RemoteBackend, RemoteBucket, Repeat, chain, decoded, escaped, last_of_equal,
+    nameless, partly, queries, query, refused,
 };
+use super::tls::Tls;
 use super::{Capabilities, Guard, Key, Observed, Page, PageBounds, Pair, SetOptions, Swap};
 use crate::{Code, Error, Utf8Bytes};
 use bytes::Bytes;
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, DeleteOptions, Event, EventType, GetOptions, GetResponse, KeyValue,
-    KvClient, PutOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, TxnResponse, WatchOptions,
+    Certificate, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, Event, EventType, GetOptions, GetResponse,
+    Identity, KeyValue, KvClient, PutOptions, SortOrder, SortTarget, TlsOptions, Txn, TxnOp, TxnOpResponse,
+    TxnResponse, WatchOptions,
 };
-use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,8 +33,6 @@ const TXN_KEYS_MAX: usize = 128;
 const TXN_BYTES_MAX: usize = 1 << 20;
 /// Largest answer taken: 128 values of the greatest length.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
-/// Rounds of an increment before its caller is told that the key is busy.
-const ROUNDS_MAX: u32 = 64;
 /// Longest pause before a broken watch is begun anew.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
@@ -44,6 +45,8 @@ const CAPABILITIES: Capabilities = Capabilities {
     expiring: true,
     key_bytes_max: 32 << 10,
     value_bytes_max: TXN_BYTES_MAX,
+    batch_keys_max: TXN_KEYS_MAX,
+    batch_bytes_max: TXN_BYTES_MAX,
 };
 
 /// An etcd cluster.
@@ -63,7 +66,7 @@ impl Etcd {
     /// The cluster at `url`; it is connected to by the first call.
     ///
     /// # Errors
-    /// None today: an address that is none is found by the first call.
+    /// [`Code::Invalid`] for files of certificates that cannot be used. An address that is none is found by the first call.
     pub fn new(url: &Url, policy: Policy) -> Result<Self, Error> {
         let scheme = if url.scheme() == "etcds" { "https" } else { "http" };
         let first = format!("{}:{}", url.host_str().unwrap_or("localhost"), url.port().unwrap_or(2379));
@@ -76,8 +79,22 @@ impl Etcd {
         if !url.username().is_empty() {
             options = options.with_user(decoded(url.username()), decoded(url.password().unwrap_or_default()));
         }
+        if scheme == "https" {
+            options = options.with_tls(trusting(Tls::of(url)?));
+        }
         let link = Link { nodes: nodes.collect(), options, policy, client: OnceCell::new() };
         Ok(Etcd { link: Arc::new(link), prefix: query(url, "prefix").unwrap_or_default() })
+    }
+}
+
+fn trusting(tls: Tls) -> TlsOptions {
+    let trusting = match tls.ca {
+        Some(ca) => TlsOptions::new().ca_certificate(Certificate::from_pem(ca)),
+        None => TlsOptions::new().with_native_roots(),
+    };
+    match tls.identity {
+        Some((certificate, key)) => trusting.identity(Identity::from_pem(certificate, key)),
+        None => trusting,
     }
 }
 
@@ -123,30 +140,45 @@ impl Link {
 
 /// What a failed request says about itself.
 fn failure(error: etcd_client::Error) -> Failure {
+    let as_code = |code| Error::with_detail(code, told(&error));
     let etcd_client::Error::GRpcStatus(status) = &error else {
-        return match error {
+        return match &error {
             etcd_client::Error::InvalidArgs(_) | etcd_client::Error::InvalidUri(_) => {
-                Failure::Final(Error::with_detail(Code::Invalid, error))
+                Failure::Final(as_code(Code::Invalid))
             }
-            _ => Failure::Unknown(Error::with_detail(Code::Io, error)),
+            _ => Failure::Unknown(as_code(Code::Io)),
         };
     };
     let has = |words: &str| status.message().contains(words);
     let code = match i32::from(status.code()) {
         // A connection that was refused carried no request.
         GRPC_UNAVAILABLE if refused(status) || has("no leader") => {
-            return Failure::NotApplied(Error::with_detail(Code::Busy, error));
+            return Failure::NotApplied(as_code(Code::Busy));
         }
         GRPC_RESOURCE_EXHAUSTED if has("too many requests") => {
-            return Failure::NotApplied(Error::with_detail(Code::Busy, error));
+            return Failure::NotApplied(as_code(Code::Busy));
         }
         GRPC_INVALID_ARGUMENT | GRPC_RESOURCE_EXHAUSTED if has("too large") || has("larger than max") => Code::TooLarge,
         GRPC_RESOURCE_EXHAUSTED if has("space exceeded") => Code::NoSpace,
         GRPC_INVALID_ARGUMENT | GRPC_FAILED_PRECONDITION => Code::Invalid,
         GRPC_PERMISSION_DENIED | GRPC_UNAUTHENTICATED => Code::Io,
-        _ => return Failure::Unknown(Error::with_detail(Code::Io, error)),
+        _ => return Failure::Unknown(as_code(Code::Io)),
     };
-    Failure::Final(Error::with_detail(code, error))
+    Failure::Final(as_code(code))
+}
+
+/// An error in words, none of which is an address: as the client library shows one, it names the node.
+fn told(error: &etcd_client::Error) -> String {
+    match error {
+        etcd_client::Error::GRpcStatus(status) => {
+            let said = format!("{}: {}", status.code(), status.message());
+            let cause =
+                std::error::Error::source(status).map_or_else(String::new, |cause| format!(": {}", chain(cause)));
+            nameless(said + &cause)
+        }
+        etcd_client::Error::TransportError(error) => chain(error),
+        other => other.to_string(),
+    }
 }
 
 const GRPC_INVALID_ARGUMENT: i32 = 3;
@@ -548,19 +580,14 @@ impl RemoteBucket for EtcdBucket {
 
     fn set_many<'a>(&'a self, pairs: &'a [(Key<'a>, &'a [u8])]) -> Answer<'a, ()> {
         Box::pin(async move {
-            // A transaction writes a key once: of equal ones the last.
-            let mut seen = HashSet::new();
-            let mut last: Vec<_> =
-                pairs.iter().rev().filter(|(key, _)| seen.insert(AsRef::<str>::as_ref(key))).collect();
-            last.reverse();
             // Nothing is sent before all of it is known to fit.
             let mut chunks: Vec<Vec<TxnOp>> = Vec::new();
             let mut room = 0;
-            for (key, value) in last {
-                let at = self.at(key.as_ref())?;
+            for (key, value) in last_of_equal(pairs) {
+                let at = self.at(key)?;
                 check_value(value)?;
                 let size = at.len() + value.len();
-                let put = TxnOp::put(at, *value, None);
+                let put = TxnOp::put(at, value, None);
                 match chunks.last_mut() {
                     Some(chunk) if chunk.len() < TXN_KEYS_MAX && size <= room => chunk.push(put),
                     _ => {
@@ -572,7 +599,7 @@ impl RemoteBucket for EtcdBucket {
             }
             for (done, chunk) in chunks.into_iter().enumerate() {
                 let written = self.transact(Repeat::Writes, Txn::new().and_then(chunk)).await;
-                written.map_err(|error| partly(error, done + 1))?;
+                written.map_err(|error| partly(error, done > 0))?;
             }
             Ok(())
         })
@@ -584,7 +611,7 @@ impl RemoteBucket for EtcdBucket {
                 keys.iter().map(|key| Ok(TxnOp::delete(self.at(key.as_ref())?, None::<DeleteOptions>))).collect();
             for (done, chunk) in deletes?.chunks(TXN_KEYS_MAX).enumerate() {
                 let deleted = self.transact(Repeat::Writes, Txn::new().and_then(chunk)).await;
-                deleted.map_err(|error| partly(error, done + 1))?;
+                deleted.map_err(|error| partly(error, done > 0))?;
             }
             Ok(())
         })

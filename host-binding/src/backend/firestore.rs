@@ -17,7 +17,8 @@
 
 use super::http::{Http, Reply};
 use super::remote::{
-    Answer, Failure, Policy, RemoteBackend, RemoteBucket, Repeat, decoded, escaped, number, partly, query,
+    Answer, Failure, Filling, Policy, RemoteBackend, RemoteBucket, Repeat, add_by_swap, decoded, escaped,
+    last_of_equal, partly, query,
 };
 use super::{Capabilities, Guard, Key, Observed, Page, PageBounds, Pair, SetOptions, Swap};
 use crate::{Code, Error, Utf8Bytes};
@@ -43,8 +44,6 @@ const WRITES_MAX: usize = 500;
 const COMMIT_BYTES_MAX: usize = 7 << 19;
 /// Longest name of a document or collection.
 const ID_BYTES_MAX: usize = 1500;
-/// Rounds of an increment before its caller is told that the key is busy.
-const ROUNDS_MAX: u32 = 64;
 
 const CAPABILITIES: Capabilities = Capabilities {
     atomic_batches: false,
@@ -56,6 +55,8 @@ const CAPABILITIES: Capabilities = Capabilities {
     key_bytes_max: ID_BYTES_MAX - 1,
     // A document has 1 MiB, its name and the version among them.
     value_bytes_max: (1 << 20) - 4096,
+    batch_keys_max: WRITES_MAX,
+    batch_bytes_max: COMMIT_BYTES_MAX,
 };
 
 /// A Firestore database.
@@ -360,25 +361,13 @@ impl Bucket {
         self.commit(repeat, write).await
     }
 
-    async fn add(&self, key: &str, delta: i64) -> Result<i64, Error> {
-        for _ in 0..ROUNDS_MAX {
-            let now = observed(self.find(key).await?)?;
-            let before = now.value.as_deref().map_or(Ok(0), number)?;
-            let sum = before.checked_add(delta).ok_or_else(|| Error::new(Code::Overflow))?;
-            if self.put(key, sum.to_string().as_bytes(), Some(&now.guard)).await? {
-                return Ok(sum);
-            }
-        }
-        Err(Error::new(Code::Busy))
-    }
-
     async fn page(&self, prefix: &str, after: Option<&[u8]>, bounds: PageBounds) -> Result<Page, Error> {
         let from = match after.map(std::str::from_utf8) {
             None => prefix,
             Some(Ok(after)) => after,
             Some(Err(_)) => return Err(Error::new(Code::InvalidCursor)),
         };
-        let keys_max = bounds.keys_max.min(bounds.entries_max).max(1);
+        let mut filling = Filling::within(bounds);
         let body = json!({ "structuredQuery": {
             "from": [{ "collectionId": self.collection }],
             "select": { "fields": [{ "fieldPath": "__name__" }] },
@@ -387,23 +376,15 @@ impl Bucket {
                 "values": [{ "referenceValue": self.base.clone() + &document_id(from) }],
                 "before": after.is_none(),
             },
-            // One more than wanted tells whether any is left.
-            "limit": i32::try_from(keys_max).unwrap_or(i32::MAX - 1) + 1,
+            "limit": i32::try_from(filling.wanted()).unwrap_or(i32::MAX),
         }});
-        let (mut page, mut room) = (Page::default(), bounds.bytes_max);
         for document in parts(&self.link.read("runQuery", &body).await?)? {
             let Some(key) = document.name.strip_prefix(&self.base).and_then(key_of) else { continue };
-            if !key.starts_with(prefix) {
+            if !key.starts_with(prefix) || !filling.take(&key) {
                 break;
             }
-            if page.keys.len() == keys_max || (!page.keys.is_empty() && key.len() > room) {
-                page.next = page.keys.last().map(|key| Bytes::copy_from_slice(key.as_bytes()));
-                break;
-            }
-            room = room.saturating_sub(key.len());
-            page.keys.extend(Utf8Bytes::new(key.into()));
         }
-        Ok(page)
+        Ok(filling.page())
     }
 
     /// Commits chunk by chunk; `size` is what a write weighs.
@@ -425,7 +406,7 @@ impl Bucket {
             let chunk = &writes[begin..end];
             let committed = self.commit(Repeat::Writes, || chunk.iter().map(&write).collect()).await;
             // What an earlier chunk has written stays.
-            committed.map_err(|error| partly(error, if begin > 0 { 2 } else { 1 }))?;
+            committed.map_err(|error| partly(error, begin > 0))?;
             (begin, bytes) = (end, 0);
         }
         Ok(())
@@ -478,7 +459,7 @@ impl RemoteBucket for Bucket {
     }
 
     fn increment<'a>(&'a self, key: &'a str, delta: i64) -> Answer<'a, i64> {
-        Box::pin(self.add(key, delta))
+        Box::pin(add_by_swap(self, key, delta))
     }
 
     fn observe<'a>(&'a self, key: &'a str) -> Answer<'a, Observed> {
@@ -516,20 +497,17 @@ impl RemoteBucket for Bucket {
 
     fn set_many<'a>(&'a self, pairs: &'a [(Key<'a>, &'a [u8])]) -> Answer<'a, ()> {
         Box::pin(async move {
-            let mut seen = HashSet::new();
-            let mut last = Vec::with_capacity(pairs.len());
-            // Of equal keys the last.
-            for (key, value) in pairs.iter().rev() {
-                let key: &str = key.as_ref();
-                let name = self.at(key)?;
+            let writes = last_of_equal(pairs).into_iter().map(|(key, value)| {
                 check_value(value)?;
-                if seen.insert(key) {
-                    last.push((name, *value));
-                }
-            }
-            last.reverse();
-            self.commit_many(&last, |(name, value)| 100 + name.len() + value.len(), |(name, value)| update(name, value))
-                .await
+                Ok((self.at(key)?, value))
+            });
+            let writes = writes.collect::<Result<Vec<_>, Error>>()?;
+            self.commit_many(
+                &writes,
+                |(name, value)| 100 + name.len() + value.len(),
+                |(name, value)| update(name, value),
+            )
+            .await
         })
     }
 

@@ -9,13 +9,15 @@
 //! it may forget any key when its memory is full: a cache, with every call of the interface.
 //!
 //! Its own `incr` wraps, knows no sign and stops at zero: an increment is a loop of read and conditional write. A listing reads the
-//! server's dump of all keys for each page, for there is no other: it gives each key once and in byte order, and costs what
-//! all keys of the server cost.
+//! server's dump of all keys for each page, for there is no other: by its table of hashes, which misses none. It gives each key once and in
+//! byte order, and costs what all keys of the server cost.
 //!
 //! Weighed: the crate `async-memcached`. It is one connection; a pool and pipelines of meta commands around it would be most of this
 //! file again.
 
-use super::remote::{Answer, Failure, Policy, RemoteBackend, RemoteBucket, Repeat, escaped, number, partly, query};
+use super::remote::{
+    Answer, Failure, Policy, ROUNDS_MAX, RemoteBackend, RemoteBucket, Repeat, escaped, number, partly, query,
+};
 use super::{Capabilities, Guard, Key, Observed, Page, PageBounds, Pair, SetOptions, Swap};
 use crate::{Code, Error, Utf8Bytes};
 use bytes::Bytes;
@@ -34,8 +36,6 @@ use url::Url;
 const SERVER_KEY_MAX: usize = 250;
 /// Connections kept for later calls.
 const IDLE_MAX: usize = 32;
-/// Rounds of an increment before its caller is told that the key is busy.
-const ROUNDS_MAX: u32 = 64;
 /// Longest line taken from the server, in bytes: longer ones are no answer.
 const LINE_MAX: u64 = 8 << 10;
 /// Above this many seconds the server takes a time to live for a date.
@@ -50,6 +50,9 @@ const CAPABILITIES: Capabilities = Capabilities {
     expiring: true,
     key_bytes_max: 200,
     value_bytes_max: 1_000_000,
+    batch_keys_max: 1,
+    // One key by itself is bounded by what is said of keys and values.
+    batch_bytes_max: 0,
 };
 
 /// A Memcached server.
@@ -241,6 +244,12 @@ async fn read_replies(reading: &mut Reading<'_>, answers: usize) -> Result<Vec<R
     Ok(replies)
 }
 
+/// The server is set up to dump no keys, or too old for it.
+fn not_dumped(line: &str) -> Error {
+    let text = format!("the server does not tell which keys it has: its lru_crawler must be on (it answers {line:?})");
+    Error::with_detail(Code::Unsupported, text)
+}
+
 /// An error that the server answered. Its connection is not used again: how much it read is not known.
 fn refusal(line: String) -> Error {
     let code = if line.contains("too large") {
@@ -338,30 +347,12 @@ impl MemcachedBucket {
     /// The least keys above `after`, of all that the server has.
     async fn page(&self, prefix: &str, after: Option<&[u8]>, bounds: PageBounds) -> Result<Page, Error> {
         let keys_max = bounds.keys_max.min(bounds.entries_max).max(1);
-        let least = self.pool.policy.run(Repeat::Reads, || {
-            self.pool.exchange(b"lru_crawler metadump all\r\n", async |reading| {
-                let mut least = BTreeSet::new();
-                let now = now();
-                loop {
-                    let line = line(reading).await?;
-                    match line.split(' ').next().unwrap_or_default() {
-                        "END" => return Ok(least),
-                        "BUSY" => return Err(Failure::NotApplied(Error::with_detail(Code::Busy, line))),
-                        word if word.starts_with("key=") => {}
-                        _ => return Err(Failure::Final(Error::with_detail(Code::Unsupported, line))),
-                    }
-                    let above = |key: &String| after.is_none_or(|after| key.as_bytes() > after);
-                    if let Some(key) = self.dumped(&line, now).filter(|key| key.starts_with(prefix)).filter(above) {
-                        least.insert(key);
-                        // One more than asked for tells whether there is a next page.
-                        if least.len() > keys_max + 1 {
-                            least.pop_last();
-                        }
-                    }
-                }
-            })
-        });
-        let least = least.await?;
+        let mut least = self.least("hash", prefix, after, keys_max).await?;
+        if least.is_none() {
+            // An older server, which walks from item to item as they are used, and may miss some that are used meanwhile.
+            least = self.least("all", prefix, after, keys_max).await?;
+        }
+        let least = least.ok_or_else(|| not_dumped("BADCLASS"))?;
         let mut page = Page::default();
         let mut room = bounds.bytes_max;
         for key in &least {
@@ -378,6 +369,42 @@ impl MemcachedBucket {
             page.next = Some(Bytes::copy_from_slice(last.as_bytes()));
         }
         Ok(page)
+    }
+
+    /// The least keys above `after`, one more than `keys_max` of them, which tells whether there is a next page: from a dump of that kind.
+    /// `None` if the server does not know it.
+    async fn least(
+        &self,
+        kind: &str,
+        prefix: &str,
+        after: Option<&[u8]>,
+        keys_max: usize,
+    ) -> Result<Option<BTreeSet<String>>, Error> {
+        let request = &format!("lru_crawler metadump {kind}\r\n");
+        let above = |key: &String| key.starts_with(prefix) && after.is_none_or(|after| key.as_bytes() > after);
+        let attempt = || {
+            self.pool.exchange(request.as_bytes(), async |reading| {
+                let mut least = BTreeSet::new();
+                let now = now();
+                loop {
+                    let line = line(reading).await?;
+                    match line.split(' ').next().unwrap_or_default() {
+                        "END" => return Ok(Some(least)),
+                        "BADCLASS" => return Ok(None),
+                        "BUSY" => return Err(Failure::NotApplied(Error::with_detail(Code::Busy, line))),
+                        word if word.starts_with("key=") => {}
+                        _ => return Err(Failure::Final(not_dumped(&line))),
+                    }
+                    if let Some(key) = self.dumped(&line, now).filter(above) {
+                        least.insert(key);
+                        if least.len() > keys_max + 1 {
+                            least.pop_last();
+                        }
+                    }
+                }
+            })
+        };
+        self.pool.policy.run(Repeat::Reads, attempt).await
     }
 
     /// The key of ours that a line of the dump tells of.
@@ -509,7 +536,7 @@ impl RemoteBucket for MemcachedBucket {
                 return Ok(());
             }
             let written = self.pool.ask(Repeat::Writes, &requests, pairs.len()).await;
-            written.map(drop).map_err(|error| partly(error, pairs.len()))
+            written.map(drop).map_err(|error| partly(error, pairs.len() > 1))
         })
     }
 
@@ -523,7 +550,7 @@ impl RemoteBucket for MemcachedBucket {
                 return Ok(());
             }
             let deleted = self.pool.ask(Repeat::Writes, requests.as_bytes(), keys.len()).await;
-            deleted.map(drop).map_err(|error| partly(error, keys.len()))
+            deleted.map(drop).map_err(|error| partly(error, keys.len() > 1))
         })
     }
 }

@@ -28,6 +28,8 @@ pub mod redis;
 #[cfg(feature = "remote")]
 pub mod remote;
 mod reply;
+#[cfg(any(feature = "etcd", feature = "redis"))]
+mod tls;
 
 pub use memory::Memory;
 pub use reply::{Later, Reply};
@@ -57,6 +59,10 @@ pub struct Capabilities {
     pub key_bytes_max: usize,
     /// Longest value, in bytes.
     pub value_bytes_max: usize,
+    /// Most keys of a `set-many` or `delete-many` that is one step, all or nothing; of larger ones each piece is. 1: each key by itself.
+    pub batch_keys_max: usize,
+    /// Most bytes of keys and values of one step; a single value may be larger.
+    pub batch_bytes_max: usize,
 }
 
 impl Capabilities {
@@ -70,6 +76,8 @@ impl Capabilities {
         expiring: true,
         key_bytes_max: kvasi::KEY_BYTES_MAX,
         value_bytes_max: kvasi::VALUE_BYTES_MAX,
+        batch_keys_max: usize::MAX,
+        batch_bytes_max: kvasi::BATCH_BYTES_MAX,
     };
 }
 

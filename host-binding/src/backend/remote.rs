@@ -10,6 +10,8 @@ use super::changes::{Changes, Watched};
 use super::{
     Capabilities, Guard, Key, LocalBucket, Observed, Page, PageBounds, Pair, Reply, SetOptions, Swap, refuse_below_zero,
 };
+#[cfg(any(feature = "cosmosdb", feature = "dynamodb", feature = "firestore"))]
+use crate::Utf8Bytes;
 use crate::{Code, Error};
 use bytes::Bytes;
 use std::fmt;
@@ -229,14 +231,24 @@ pub(crate) fn refused(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
-/// An error and what caused it, in words.
-#[cfg(any(feature = "cosmosdb", feature = "dynamodb", feature = "firestore"))]
+/// An error and what caused it, in words, none of which is an address.
+#[cfg(any(feature = "cosmosdb", feature = "dynamodb", feature = "etcd", feature = "firestore"))]
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut words = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
         words = format!("{words}: {error}");
         source = error.source();
+    }
+    nameless(words)
+}
+
+/// These words, unless they tell which server was asked: then what they mean.
+#[cfg(any(feature = "cosmosdb", feature = "dynamodb", feature = "etcd", feature = "firestore", feature = "redis"))]
+pub(crate) fn nameless(words: String) -> String {
+    // A failed handshake quotes the name that it expected.
+    if words.contains("not valid for name") {
+        return "the server's certificate is for another name than the one in the URL".to_owned();
     }
     words
 }
@@ -247,8 +259,7 @@ pub(crate) fn decoded(text: &str) -> String {
     percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
-/// The error of a write that goes in so many pieces, or of so many keys one by one: if there are several, some may be written, and the
-/// caller is told so.
+/// The error of a write in pieces, or of keys one by one: where `some` of it may be written, the caller is told so.
 #[cfg(any(
     feature = "cosmosdb",
     feature = "dynamodb",
@@ -257,8 +268,8 @@ pub(crate) fn decoded(text: &str) -> String {
     feature = "memcached",
     feature = "redis"
 ))]
-pub(crate) fn partly(error: Error, pieces: usize) -> Error {
-    if pieces > 1 && error.code() != Code::Indeterminate { Policy::doubtful(error) } else { error }
+pub(crate) fn partly(error: Error, some: bool) -> Error {
+    if some && error.code() != Code::Indeterminate { Policy::doubtful(error) } else { error }
 }
 
 /// The number that a value says in decimal, in the one spelling that counts as one: as the engine's increment reads it.
@@ -267,6 +278,84 @@ pub(crate) fn number(value: &[u8]) -> Result<i64, Error> {
     let text = std::str::from_utf8(value).ok();
     let number = text.and_then(|text| text.parse::<i64>().ok().filter(|number| number.to_string() == text));
     number.ok_or_else(|| Error::new(Code::NotANumber))
+}
+
+/// An increment for services that have none which stops where ours does: what stands there is read, and the sum is written if it still
+/// stands there.
+///
+/// # Errors
+/// [`Code::Busy`] for who loses too many races; nothing was changed.
+#[cfg(any(feature = "cosmosdb", feature = "firestore"))]
+pub(crate) async fn add_by_swap(bucket: &dyn RemoteBucket, key: &str, delta: i64) -> Result<i64, Error> {
+    let mut now = bucket.observe(key).await?;
+    for _ in 0..ROUNDS_MAX {
+        let before = now.value.as_deref().map_or(Ok(0), number)?;
+        let sum = before.checked_add(delta).ok_or_else(|| Error::new(Code::Overflow))?;
+        match bucket.swap(key, &now.guard, sum.to_string().as_bytes()).await? {
+            Swap::Done => return Ok(sum),
+            Swap::Conflict(rival) => now = rival,
+        }
+    }
+    Err(Error::new(Code::Busy))
+}
+
+/// Rounds of an increment that reads and writes, before its caller is told that the key is busy.
+#[cfg(any(feature = "cosmosdb", feature = "dynamodb", feature = "etcd", feature = "firestore", feature = "memcached"))]
+pub(crate) const ROUNDS_MAX: u32 = 64;
+
+/// The pairs that are left when of equal keys the last one wins, in their order: services take a key once in a request.
+#[cfg(any(feature = "cosmosdb", feature = "dynamodb", feature = "etcd", feature = "firestore"))]
+pub(crate) fn last_of_equal<'a>(pairs: &'a [(Key<'_>, &'a [u8])]) -> Vec<(&'a str, &'a [u8])> {
+    let mut seen = std::collections::HashSet::with_capacity(pairs.len());
+    let pairs = pairs.iter().rev().map(|(key, value)| (AsRef::<str>::as_ref(key), *value));
+    let mut last: Vec<_> = pairs.filter(|(key, _)| seen.insert(*key)).collect();
+    last.reverse();
+    last
+}
+
+/// A page of keys that come in order, while it has room.
+#[cfg(any(feature = "cosmosdb", feature = "dynamodb", feature = "firestore"))]
+pub(crate) struct Filling {
+    page: Page,
+    keys_max: usize,
+    room: usize,
+}
+
+#[cfg(any(feature = "cosmosdb", feature = "dynamodb", feature = "firestore"))]
+impl Filling {
+    pub(crate) fn within(bounds: PageBounds) -> Self {
+        let keys_max = bounds.keys_max.min(bounds.entries_max).max(1);
+        Filling { page: Page::default(), keys_max, room: bounds.bytes_max }
+    }
+
+    /// How many keys to ask for: one more than there is room for tells whether any is left.
+    pub(crate) fn wanted(&self) -> usize {
+        self.keys_max.saturating_sub(self.page.keys.len()).saturating_add(1)
+    }
+
+    /// Takes the next key; `false` if there was no room, and the page is whole.
+    pub(crate) fn take(&mut self, key: &str) -> bool {
+        let begun = !self.page.keys.is_empty();
+        if self.page.keys.len() == self.keys_max || (begun && key.len() > self.room) {
+            self.page.next = self.page.keys.last().map(|key| Bytes::copy_from_slice(key.as_bytes()));
+            return false;
+        }
+        self.room = self.room.saturating_sub(key.len());
+        self.page.keys.extend(Utf8Bytes::new(Bytes::copy_from_slice(key.as_bytes())));
+        true
+    }
+
+    /// Has room for no more keys than it has, if it has any.
+    #[cfg(feature = "dynamodb")]
+    pub(crate) fn end_soon(&mut self) {
+        if !self.page.keys.is_empty() {
+            self.keys_max = self.page.keys.len();
+        }
+    }
+
+    pub(crate) fn page(self) -> Page {
+        self.page
+    }
 }
 
 /// A parameter of a target's URL.

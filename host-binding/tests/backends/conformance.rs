@@ -176,6 +176,8 @@ async fn sizes(bucket: &Bucket, can: Capabilities) {
                 bucket.delete(&over).await.unwrap_err().code(),
                 bucket.increment(&over, 1).await.unwrap_err().code(),
                 bucket.observe(&over).await.unwrap_err().code(),
+                bucket.swap(&over, &Guard::Absent, b"v").await.unwrap_err().code(),
+                bucket.set_with(&over, b"v", SetOptions::default()).await.unwrap_err().code(),
                 bucket.get_many(&[Key::from("a"), Key::from(over.as_str())]).await.unwrap_err().code(),
                 bucket.set_many(&[(Key::from(over.as_str()), b"v")]).await.unwrap_err().code(),
                 bucket.delete_many(&[Key::from(over.as_str())]).await.unwrap_err().code(),

@@ -5,13 +5,14 @@
 //! It runs as a process of its own, so that a test can stop and kill it like any server: this very test binary, started again to run
 //! [`serve_forever`].
 
+use crate::http::Request;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha2::Sha256;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
@@ -40,25 +41,8 @@ fn serve_forever() {
     }
 }
 
-struct Request {
-    method: String,
-    path: String,
-    headers: HashMap<String, String>,
-    body: Vec<u8>,
-}
-
-impl Request {
-    fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map(String::as_str).unwrap_or_default()
-    }
-
-    fn is(&self, name: &str) -> bool {
-        self.header(name).eq_ignore_ascii_case("true")
-    }
-
-    fn json(&self) -> Result<Value, Reply> {
-        serde_json::from_slice(&self.body).map_err(|error| Reply::refusal(400, "BadRequest", &error.to_string()))
-    }
+fn json_of(request: &Request) -> Result<Value, Reply> {
+    serde_json::from_slice(&request.body).map_err(|error| Reply::refusal(400, "BadRequest", &error.to_string()))
 }
 
 struct Reply {
@@ -86,7 +70,7 @@ fn serve(client: TcpStream, account: &Mutex<Account>) -> std::io::Result<()> {
     client.set_nodelay(true)?;
     let mut reader = BufReader::new(client.try_clone()?);
     let mut writer = client;
-    while let Some(request) = read(&mut reader)? {
+    while let Some(request) = Request::read(&mut reader)? {
         let mut account = account.lock().unwrap();
         let reply = account.answer(&request).unwrap_or_else(|refusal| refusal);
         let reply = reply.with("x-ms-session-token", format!("0:-1#{}", account.position));
@@ -99,28 +83,6 @@ fn serve(client: TcpStream, account: &Mutex<Account>) -> std::io::Result<()> {
         writer.write_all((head + "\r\n" + &body).as_bytes())?;
     }
     Ok(())
-}
-
-fn read(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
-    let mut line = String::new();
-    if reader.read_line(&mut line)? == 0 {
-        return Ok(None);
-    }
-    let mut words = line.split_whitespace().map(str::to_owned);
-    let (Some(method), Some(path)) = (words.next(), words.next()) else { return Ok(None) };
-    let mut headers = HashMap::new();
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line)? == 0 {
-            return Ok(None);
-        }
-        let Some((name, value)) = line.trim_end().split_once(':') else { break };
-        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
-    }
-    let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap_or(0));
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body)?;
-    Ok(Some(Request { method, path: path.trim_start_matches('/').to_owned(), headers, body }))
 }
 
 /// Containers by their place, `dbs/D/colls/C`.
@@ -158,18 +120,18 @@ impl Account {
         check_signature(request, kind, &resource)?;
         match (request.method.as_str(), &parts[..]) {
             ("POST", ["dbs"]) => {
-                let id = request.json()?["id"].as_str().unwrap_or_default().to_owned();
+                let id = json_of(request)?["id"].as_str().unwrap_or_default().to_owned();
                 if self.databases.contains(&id) {
                     return Err(Reply::refusal(409, "Conflict", "the database exists"));
                 }
                 self.databases.push(id);
-                Ok(Reply::new(201, request.json()?))
+                Ok(Reply::new(201, json_of(request)?))
             }
             ("POST", ["dbs", database, "colls"]) => {
                 if !self.databases.iter().any(|known| known == database) {
                     return Err(Reply::refusal(404, "NotFound", "no such database").with("x-ms-substatus", 1003));
                 }
-                let body = request.json()?;
+                let body = json_of(request)?;
                 let place = format!("dbs/{database}/colls/{}", body["id"].as_str().unwrap_or_default());
                 if self.containers.contains_key(&place) {
                     return Err(Reply::refusal(409, "Conflict", "the container exists"));
@@ -206,7 +168,7 @@ impl Account {
         let position = self.position + 1;
         // Everything that stores: the checks, then the item with what the service adds.
         let store = |container: &mut Container, status| {
-            let mut item = request.json()?;
+            let mut item = json_of(request)?;
             let id = item["id"].as_str().unwrap_or_default().to_owned();
             if id.is_empty() || id.len() > 1023 || id.contains(['/', '\\', '?', '#']) || id.ends_with(' ') {
                 return Err(Reply::refusal(400, "BadRequest", "the id is none"));
@@ -239,7 +201,7 @@ impl Account {
                 _ => return Err(Reply::refusal(405, "MethodNotAllowed", "not here")),
             }
         } else {
-            let id = request.json()?["id"].as_str().unwrap_or_default().to_owned();
+            let id = json_of(request)?["id"].as_str().unwrap_or_default().to_owned();
             let there = container.items.contains_key(&(partition.clone(), id));
             if there && !request.is("x-ms-documentdb-is-upsert") {
                 return Err(Reply::refusal(409, "Conflict", "Entity with the specified id already exists"));
@@ -271,7 +233,7 @@ fn query(container: &Container, partition: &str, request: &Request) -> Result<Re
     if request.header("content-type") != "application/query+json" {
         return Err(bad("a query is application/query+json"));
     }
-    let body = request.json()?;
+    let body = json_of(request)?;
     let text = body["query"].as_str().ok_or_else(|| bad("no query"))?;
     if text.contains(['\'', '"']) {
         return Err(bad("this service is asked with parameters only"));

@@ -5,33 +5,67 @@
 
 use crate::proxy::{Mode, Proxy};
 use crate::servers::Server;
-use kvasi_wasmtime::Code;
-use kvasi_wasmtime::backend::Key;
 use kvasi_wasmtime::backend::remote::{Policy, RemoteBucket, connect};
+use kvasi_wasmtime::backend::{Capabilities, Key, PageBounds};
+use kvasi_wasmtime::{Code, Error};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const POLICY: Policy =
+pub(crate) const POLICY: Policy =
     Policy { timeout: Duration::from_millis(1_500), attempts_max: 4, pause: Duration::from_millis(20) };
 
+/// Of calls that nothing is to disturb, on a machine that may have other things to do.
+const CALM: Policy = Policy { timeout: Duration::from_secs(20), ..POLICY };
+
 pub(crate) async fn bucket(url: &str) -> Arc<dyn RemoteBucket> {
-    connect(&url.parse().unwrap(), POLICY).await.unwrap().bucket("faults").unwrap()
+    bucket_by(url, POLICY).await
+}
+
+async fn bucket_by(url: &str, policy: Policy) -> Arc<dyn RemoteBucket> {
+    connect(&url.parse().unwrap(), policy).await.unwrap().bucket("faults").unwrap()
+}
+
+/// What the service says that it can.
+pub(crate) async fn capabilities(url: &str) -> Capabilities {
+    connect(&url.parse().unwrap(), POLICY).await.unwrap().capabilities()
 }
 
 /// Through a proxy: the server's URL with another port.
 pub(crate) async fn through(server: &Server) -> (Proxy, Arc<dyn RemoteBucket>) {
+    through_by(server, POLICY).await
+}
+
+/// The same, for tests that count and do not disturb.
+pub(crate) async fn calmly_through(server: &Server) -> (Proxy, Arc<dyn RemoteBucket>) {
+    through_by(server, CALM).await
+}
+
+async fn through_by(server: &Server, policy: Policy) -> (Proxy, Arc<dyn RemoteBucket>) {
     let proxy = Proxy::to(server.ports[0]).await;
-    let bucket = bucket(&server.url.replace(&server.ports[0].to_string(), &proxy.port.to_string())).await;
+    let url = server.url.replace(&server.ports[0].to_string(), &proxy.port.to_string());
+    let bucket = bucket_by(&url, policy).await;
     (proxy, bucket)
 }
 
-/// The answer of a call, which must come in time whatever happens.
-async fn timely<R>(call: impl Future<Output = R>) -> R {
+/// The answer of a call, which must come in time whatever happens, and if it is an error, names neither server nor credentials.
+async fn timely<R>(call: impl Future<Output = Result<R, Error>>) -> Result<R, Error> {
     let begun = Instant::now();
     let answer = call.await;
     assert!(begun.elapsed() < POLICY.timeout + Duration::from_secs(1), "took {:?}", begun.elapsed());
-    answer
+    answer.inspect_err(nameless)
+}
+
+/// An error, with all that caused it, has no word of where the server is, nor of what opens it.
+pub(crate) fn nameless(error: &Error) {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        let (shown, whole) = (error.to_string(), format!("{error:?}"));
+        for word in ["127.0.0.1", "localhost", "kvasi.example", "secret", "C2y6yDjf"] {
+            assert!(!shown.contains(word) && !whole.contains(word), "{word} in {shown:?}, {whole}");
+        }
+        cause = error.source();
+    }
 }
 
 /// Calls until one succeeds: what a healed network or server must allow soon.
@@ -57,7 +91,7 @@ impl Trips {
 }
 
 /// Which calls are one round trip; batches are of 100 keys.
-pub(crate) async fn round_trips(proxy: &Proxy, bucket: &dyn RemoteBucket, expected: Trips) {
+pub(crate) async fn round_trips(proxy: &Proxy, bucket: &dyn RemoteBucket, can: Capabilities, expected: Trips) {
     let keys: Vec<String> = (0..100).map(|i| format!("key {i}")).collect();
     let names: Vec<Key<'_>> = keys.iter().map(|key| Key::from(key.as_str())).collect();
     let pairs: Vec<(Key<'_>, &[u8])> = keys.iter().map(|key| (Key::from(key.as_str()), &b"value"[..])).collect();
@@ -91,6 +125,16 @@ pub(crate) async fn round_trips(proxy: &Proxy, bucket: &dyn RemoteBucket, expect
     bucket.get_many(&[]).await.unwrap();
     bucket.delete_many(&[]).await.unwrap();
     trips("empty batches", 0);
+    // What is said to be one step is one request.
+    if can.batch_keys_max > 1 {
+        let keys: Vec<String> = (0..can.batch_keys_max).map(|i| format!("step {i}")).collect();
+        let names: Vec<Key<'_>> = keys.iter().map(|key| Key::from(key.as_str())).collect();
+        let pairs: Vec<(Key<'_>, &[u8])> = names.iter().map(|key| (key.clone(), &b""[..])).collect();
+        bucket.set_many(&pairs).await.unwrap();
+        trips("a set-many of one step", 1);
+        bucket.delete_many(&names).await.unwrap();
+        trips("a delete-many of one step", 1);
+    }
 }
 
 /// Silence, delay, and answers that drip.
@@ -114,6 +158,46 @@ pub(crate) async fn silence(proxy: &Proxy, bucket: &dyn RemoteBucket) {
     let _ = timely(bucket.get("k")).await;
     proxy.set(Mode::Pass);
     recovered(bucket).await;
+    slow_reads(proxy, bucket).await;
+}
+
+/// A server that takes its requests slowly: much is not sent in time, and that is told; a little slower than usual is no failure.
+async fn slow_reads(proxy: &Proxy, bucket: &dyn RemoteBucket) {
+    let large = vec![b'v'; 300_000];
+    proxy.set(Mode::SlowRead(Duration::from_millis(300)));
+    let error = timely(bucket.set("large", &large)).await.unwrap_err();
+    assert!(matches!(error.code(), Code::Indeterminate | Code::Io), "{error}");
+    proxy.set(Mode::Pass);
+    recovered(bucket).await;
+    proxy.set(Mode::SlowRead(Duration::from_millis(1)));
+    timely(bucket.set("large", &large)).await.unwrap();
+    proxy.set(Mode::Pass);
+    assert!(timely(bucket.get("large")).await.unwrap().is_some_and(|found| found == large));
+}
+
+/// Connections of which the server has closed its half: the request may have arrived, and no answer will come. An idempotent call is made
+/// again, another one is in doubt.
+async fn half_closes(proxy: &Proxy, bucket: &dyn RemoteBucket) {
+    recovered(bucket).await;
+    bucket.set("half", b"0").await.unwrap();
+    let (mut certain, mut doubtful) = (0, 0);
+    for _ in 0..3 {
+        proxy.set(Mode::HalfClose);
+        timely(bucket.set("k", b"w")).await.unwrap();
+        proxy.set(Mode::HalfClose);
+        assert_eq!(timely(bucket.get("k")).await.unwrap().as_deref(), Some(&b"w"[..]));
+        proxy.set(Mode::HalfClose);
+        match timely(bucket.increment("half", 1)).await {
+            Ok(_) => certain += 1,
+            Err(error) => {
+                assert_eq!(error.code(), Code::Indeterminate, "{error}");
+                doubtful += 1;
+            }
+        }
+        proxy.set(Mode::Pass);
+    }
+    let count = bucket.increment("half", 0).await.unwrap();
+    assert!((certain..=certain + doubtful).contains(&count), "{certain} + {doubtful} at most, and it is {count}");
 }
 
 /// Connections that end in the midst of an answer or a request: an idempotent call is made again, and an increment is applied once if it
@@ -147,6 +231,7 @@ pub(crate) async fn cuts(proxy: &Proxy, bucket: &dyn RemoteBucket) {
     let count = bucket.increment("count", 0).await.unwrap();
     assert!((certain..=certain + doubtful).contains(&count), "{certain} + {doubtful} at most, and it is {count}");
     assert!(doubtful > 0, "the cuts met no increment");
+    half_closes(proxy, bucket).await;
 }
 
 /// A server that stops for a while, and one that is gone.
@@ -251,6 +336,8 @@ pub(crate) async fn slots_move(server: &Server, bucket: Arc<dyn RemoteBucket>) {
     let pairs: Vec<(Key<'_>, &[u8])> = keys.iter().map(|key| (Key::from(key.as_str()), key.as_bytes())).collect();
     bucket.set_many(&pairs).await.unwrap();
     bucket.set("count", b"0").await.unwrap();
+    let bounds = PageBounds { keys_max: 40, bytes_max: 1 << 20, entries_max: 1_000 };
+    let mut page = bucket.list("key ", None, bounds).await.unwrap();
     let counting = tokio::spawn(counting(bucket.clone(), Duration::from_secs(6)));
     let ports = server.ports.clone();
     let moved = tokio::task::spawn_blocking(move || {
@@ -273,6 +360,17 @@ pub(crate) async fn slots_move(server: &Server, bucket: Arc<dyn RemoteBucket>) {
     let count = bucket.increment("count", 0).await.unwrap();
     let expected = counted.certain..=counted.certain + counted.doubtful;
     assert!(counted.certain > 0 && expected.contains(&count), "{expected:?}, and it is {count}");
+    // A listing that began before goes on after: each key once.
+    let mut listed = std::mem::take(&mut page.keys);
+    while let Some(after) = page.next {
+        page = bucket.list("key ", Some(&after), bounds).await.unwrap();
+        listed.append(&mut page.keys);
+    }
+    let mut listed: Vec<String> = listed.iter().map(|key| key.to_string()).collect();
+    let mut expected = keys.clone();
+    listed.sort();
+    expected.sort();
+    assert_eq!(listed, expected);
     for key in &keys {
         assert_eq!(bucket.get(key).await.unwrap().as_deref(), Some(key.as_bytes()), "{key}");
         bucket.set(key, b"again").await.unwrap();

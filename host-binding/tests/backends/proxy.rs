@@ -27,7 +27,15 @@ pub(crate) enum Mode {
     Drip(Duration),
     /// Connections end as soon as they are made.
     Refuse,
+    /// The server's next answer is lost and no other will come, but it takes what the client sends: its half of the connection is closed.
+    /// From then on as `Pass`.
+    HalfClose,
+    /// The client's bytes are taken in small pieces, with a pause after each: whoever sends much must wait.
+    SlowRead(Duration),
 }
+
+/// What a slow reader takes at once.
+const SMALL_BYTES: usize = 4 << 10;
 
 pub(crate) struct Proxy {
     pub(crate) port: u16,
@@ -80,10 +88,11 @@ async fn serve(mut client: TcpStream, server: u16, mode: &Mutex<Mode>, trips: &A
     let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).await?;
     server.set_nodelay(true)?;
     let (mut request, mut answer) = (vec![0; 64 << 10], vec![0; 64 << 10]);
-    let (mut answered, mut frames) = (true, None::<Frames>);
+    let (mut answered, mut frames, mut half_closed) = (true, None::<Frames>, false);
     loop {
+        let piece = if matches!(*mode.lock().unwrap(), Mode::SlowRead(_)) { SMALL_BYTES } else { request.len() };
         let (from_client, bytes) = tokio::select! {
-            read = client.read(&mut request) => (true, read?),
+            read = client.read(&mut request[..piece]) => (true, read?),
             read = server.read(&mut answer) => (false, read?),
         };
         if bytes == 0 {
@@ -102,6 +111,9 @@ async fn serve(mut client: TcpStream, server: u16, mode: &Mutex<Mode>, trips: &A
             };
         }
         answered = !from_client;
+        if half_closed && !from_client {
+            continue;
+        }
         let data = if from_client { &request[..bytes] } else { &answer[..bytes] };
         let to = if from_client { &mut server } else { &mut client };
         let now = *mode.lock().unwrap();
@@ -128,6 +140,15 @@ async fn serve(mut client: TcpStream, server: u16, mode: &Mutex<Mode>, trips: &A
                     return Ok(());
                 }
                 *mode.lock().unwrap() = Mode::CutAnswer { bytes: bytes - data.len(), reset };
+            }
+            (Mode::HalfClose, false) => {
+                client.shutdown().await?;
+                half_closed = true;
+                *mode.lock().unwrap() = Mode::Pass;
+            }
+            (Mode::SlowRead(pause), true) => {
+                to.write_all(data).await?;
+                tokio::time::sleep(pause).await;
             }
             (Mode::CutRequest { bytes }, true) => {
                 to.write_all(&data[..bytes.min(data.len())]).await?;

@@ -2,11 +2,14 @@
 
 #![allow(dead_code, reason = "each back end uses its own server")]
 
+#[cfg(any(feature = "etcd", feature = "redis"))]
+use crate::tls::Certificates;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -131,8 +134,58 @@ pub(crate) fn redis_with(more: &[&str]) -> Option<Server> {
     let mut server = Server::new();
     let port = free_port();
     server.start(port, |dir| redis_command(port, dir, more));
-    server.wait("redis-server", || answers_with(port, b"PING\r\n", "PONG"));
+    // One that wants a password first says so.
+    server.wait("redis-server", || ["PONG", "NOAUTH"].iter().any(|words| answers_with(port, b"PING\r\n", words)));
     server.url = format!("redis://127.0.0.1:{port}");
+    Some(server)
+}
+
+/// What gives a Redis server certificates, and has it ask for those of its clients.
+#[cfg(any(feature = "etcd", feature = "redis"))]
+fn redis_by_tls(port: u16, dir: &Path, files: &Certificates, more: &[&str]) -> Command {
+    let mut command = redis_command(0, dir, &["--tls-port", &port.to_string()]);
+    for (flag, file) in [("cert", "server.pem"), ("key", "server.key"), ("ca-cert", "ca.pem")] {
+        command.arg(format!("--tls-{flag}-file")).arg(files.path(file));
+    }
+    command.args(more);
+    command
+}
+
+/// One Redis server that is spoken to by TLS alone.
+#[cfg(feature = "redis")]
+pub(crate) fn redis_tls(files: &Certificates) -> Option<Server> {
+    if !installed("redis-server") {
+        return None;
+    }
+    let mut server = Server::new();
+    let port = free_port();
+    server.start(port, |dir| redis_by_tls(port, dir, files, &[]));
+    server.url = format!("rediss://127.0.0.1:{port}");
+    Some(server)
+}
+
+/// A cluster of one, which speaks TLS also to itself.
+#[cfg(feature = "redis")]
+pub(crate) fn redis_cluster_tls(files: &Certificates) -> Option<Server> {
+    if !installed("redis-server") || !installed("redis-cli") {
+        return None;
+    }
+    let mut server = Server::new();
+    let port = free_port();
+    let more = ["--tls-cluster", "yes", "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"];
+    server.start(port, |dir| redis_by_tls(port, dir, files, &more));
+    let ask = |words: &[&str]| {
+        let mut command = Command::new("redis-cli");
+        command.args(["--tls", "-p", &port.to_string()]);
+        for (flag, file) in [("--cert", "client.pem"), ("--key", "client.key"), ("--cacert", "ca.pem")] {
+            command.arg(flag).arg(files.path(file));
+        }
+        String::from_utf8(command.args(words).output().unwrap().stdout).unwrap()
+    };
+    server.wait("redis-server", || ask(&["ping"]).contains("PONG"));
+    assert!(ask(&["cluster", "addslotsrange", "0", "16383"]).contains("OK"));
+    server.wait("the cluster", || ask(&["cluster", "info"]).contains("cluster_state:ok"));
+    server.url = format!("rediss-cluster://127.0.0.1:{port}");
     Some(server)
 }
 
@@ -214,6 +267,30 @@ pub(crate) fn etcd_with(nodes: usize, more: &[&str]) -> Option<Server> {
     Some(server)
 }
 
+/// One etcd node that is spoken to by TLS alone.
+#[cfg(feature = "etcd")]
+pub(crate) fn etcd_tls(files: &Certificates) -> Option<Server> {
+    if !installed("etcd") {
+        return None;
+    }
+    let mut server = Server::new();
+    let (port, peer) = (free_port(), free_port());
+    server.start(port, |dir| {
+        let (client, peer) = (format!("https://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer}"));
+        let mut command = Command::new("etcd");
+        command.args(["--name", "tls", "--unsafe-no-fsync", "--client-cert-auth", "--data-dir"]).arg(dir.join("data"));
+        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+        command.args(["--initial-cluster", &format!("tls={peer}")]);
+        for (flag, file) in [("cert", "server.pem"), ("key", "server.key"), ("trusted-ca", "ca.pem")] {
+            command.arg(format!("--{flag}-file")).arg(files.path(file));
+        }
+        command
+    });
+    server.url = format!("etcds://127.0.0.1:{port}");
+    Some(server)
+}
+
 /// Which of etcd's nodes leads.
 pub(crate) fn etcd_leader(server: &Server) -> usize {
     let request = b"POST /v3/maintenance/status HTTP/1.0\r\ncontent-length: 2\r\n\r\n{}";
@@ -230,6 +307,11 @@ pub(crate) fn etcd_leader(server: &Server) -> usize {
 
 /// One Memcached server.
 pub(crate) fn memcached() -> Option<Server> {
+    memcached_with(&[])
+}
+
+/// The same with more flags.
+pub(crate) fn memcached_with(more: &[&str]) -> Option<Server> {
     if !installed("memcached") {
         return None;
     }
@@ -238,7 +320,7 @@ pub(crate) fn memcached() -> Option<Server> {
     server.start(port, |_| {
         let mut command = Command::new("memcached");
         // As root it wants to become somebody else.
-        command.args(["-l", "127.0.0.1", "-p", &port.to_string(), "-U", "0", "-m", "64", "-u", "nobody"]);
+        command.args(["-l", "127.0.0.1", "-p", &port.to_string(), "-U", "0", "-m", "64", "-u", "nobody"]).args(more);
         command
     });
     server.wait("memcached", || answers_with(port, b"version\r\n", "VERSION"));
@@ -291,6 +373,19 @@ pub(crate) fn firestore() -> Option<Server> {
         server.wait("the emulator of Firestore", || answers_with(port, request.as_bytes(), "HTTP/1.1 200"));
     }
     server.url = format!("firestore://kvasi-tests?endpoint=http://127.0.0.1:{port}");
+    Some(server)
+}
+
+/// The emulator of Firestore that another test has running, for tests that leave it running and use buckets of names of their own: it takes
+/// long to start. It ends with the last of them.
+pub(crate) fn firestore_shared() -> Option<Arc<Server>> {
+    static RUNNING: Mutex<Weak<Server>> = Mutex::new(Weak::new());
+    let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(server) = running.upgrade() {
+        return Some(server);
+    }
+    let server = Arc::new(firestore()?);
+    *running = Arc::downgrade(&server);
     Some(server)
 }
 

@@ -58,7 +58,7 @@ pub(crate) enum Call {
 }
 
 impl Call {
-    fn export(self) -> &'static str {
+    pub(crate) fn export(self) -> &'static str {
         match self {
             Call::Keys => "run-keys",
             Call::Get | Call::Request => "run-get",

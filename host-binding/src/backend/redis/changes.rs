@@ -7,13 +7,14 @@
 //! follows, is missed, and [`Told::Lagged`] says so. A value is the one that stands there when it is read: of two quick
 //! writes of a key both are told, with the value of the second. A key that is gone by then is told of as deleted only.
 //!
-//! The server must be set up for it: `notify-keyspace-events` with at least `Kghxe`. Whether it is, a write of our own shows, which must be
+//! The server must be set up for it: `notify-keyspace-events` with at least `Kg$xe`. Whether it is, a write of our own shows, which must be
 //! heard. In a cluster each node tells of its own keys alone, and notes would overtake writes: not supported.
 
 use super::super::changes::{Changes, Feed, Telling, Told};
 use super::super::remote::{Answer, RemoteBucket, Repeat};
 use super::super::{Key, SetOptions};
-use super::{RedisBucket, token};
+use super::link::told;
+use super::{RedisBucket, new_mark};
 use crate::{Code, Error};
 use ::redis::aio::{PubSubSink, PubSubStream};
 use ::redis::{Client, Msg, RedisError, cmd};
@@ -68,7 +69,7 @@ impl Changes for RedisBucket {
             let limit = self.policy.timeout;
             let connection = tokio::time::timeout(limit, listening.connect()).await;
             let connection = connection.map_err(|elapsed| Error::with_detail(Code::Timeout, elapsed))?;
-            let connection = connection.map_err(|error| Error::with_detail(Code::Io, error))?;
+            let connection = connection.map_err(|error| Error::with_detail(Code::Io, told(&error)))?;
             let connection = listening.heard(connection, limit / 2).await?;
             Ok((0, Feed::of(|telling| listening.run(connection, telling))))
         })
@@ -132,7 +133,7 @@ impl Listening {
 
     /// The connection, once a write of our own was heard on it.
     async fn heard(&mut self, mut connection: Connection, limit: Duration) -> Result<Connection, Error> {
-        let key: String = token().iter().map(|byte| format!("{byte:02x}")).collect();
+        let key: String = new_mark().iter().map(|byte| format!("{byte:02x}")).collect();
         let expected = keyspace(&self.test) + &key;
         let ttl = SetOptions { ttl: Some(Duration::from_secs(60)), ..SetOptions::default() };
         self.test.put(&key, b"", ttl).await?;
@@ -150,7 +151,7 @@ impl Listening {
         if heard.unwrap_or(false) {
             return Ok(connection);
         }
-        let text = "the server tells of no changes: its notify-keyspace-events must have K, g, h, x and e (\"Kghxe\")";
+        let text = "the server tells of no changes: its notify-keyspace-events must have K, g, $, x and e (\"Kg$xe\")";
         Err(Error::with_detail(Code::Unsupported, text))
     }
 
@@ -200,7 +201,7 @@ impl Listening {
                 _ = ping.tick() => {
                     let answer = tokio::time::timeout(PING_EVERY, connection.sink.ping::<::redis::Value>()).await;
                     let answer = answer.map_err(|elapsed| Error::with_detail(Code::Io, elapsed))?;
-                    answer.map_err(|error| Error::with_detail(Code::Io, error))?;
+                    answer.map_err(|error| Error::with_detail(Code::Io, told(&error)))?;
                 }
             }
             // Whatever has come already, so that many values are read at once.
@@ -216,7 +217,7 @@ impl Listening {
         }
     }
 
-    /// Keeps what a message says, if it is about a change or is a note. A script of ours makes one `hset` of each key that it
+    /// Keeps what a message says, if it is about a change or is a note. A script of ours makes one `set` of each key that it
     /// writes, whatever else it does to it.
     fn take(&mut self, message: &Msg) {
         let (Ok(channel), Ok(what)) = (message.get_channel::<Vec<u8>>(), message.get_payload::<Vec<u8>>()) else {
@@ -230,7 +231,7 @@ impl Listening {
             let key = channel.strip_prefix(keyspace(bucket).as_bytes()).and_then(|key| std::str::from_utf8(key).ok());
             let Some(key) = key else { continue };
             match &what[..] {
-                b"hset" => self.waiting.push_back(Waiting::Set(i, key.to_owned())),
+                b"set" => self.waiting.push_back(Waiting::Set(i, key.to_owned())),
                 b"del" | b"expired" | b"evicted" => self.waiting.push_back(Waiting::Delete(i, key.to_owned())),
                 _ => {}
             }

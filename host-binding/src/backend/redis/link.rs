@@ -1,12 +1,16 @@
 //! The connection to a Redis server or cluster: made by the first call, shared by all, made anew after it broke; and what each failure
 //! says about the request.
 
-use super::super::remote::{Failure, Policy, Repeat, queries};
+use super::super::remote::{Failure, Policy, Repeat, nameless, queries};
+use super::super::tls::Tls;
 use crate::{Code, Error};
 use ::redis::aio::{ConnectionLike, MultiplexedConnection};
 use ::redis::cluster::{ClusterClient, ClusterClientBuilder};
 use ::redis::cluster_async::ClusterConnection;
-use ::redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErrorKind, Value, cmd};
+use ::redis::{
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ErrorKind, RedisError, ServerErrorKind, TlsCertificates,
+    Value, cmd,
+};
 use sha1_smol::Sha1;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -28,12 +32,10 @@ impl Script {
         self.digest.get_or_init(|| Sha1::from(self.text).hexdigest())
     }
 
-    fn command(&self, by: &str, what: &str, keys: &[String], args: &[&[u8]]) -> Cmd {
+    fn command(&self, by: &str, what: &str, keys: usize, write: &(dyn Fn(&mut Cmd) + Sync)) -> Cmd {
         let mut command = cmd(by);
-        command.arg(what).arg(keys.len()).arg(keys);
-        for arg in args {
-            command.arg(*arg);
-        }
+        command.arg(what).arg(keys);
+        write(&mut command);
         command
     }
 }
@@ -63,6 +65,7 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn new(url: &Url, clustered: bool, policy: Policy) -> Result<Self, Error> {
         let invalid = |error: RedisError| Error::with_detail(Code::Invalid, error);
+        let certificates = if url.scheme().starts_with("rediss") { Some(certificates(Tls::of(url)?)) } else { None };
         // An attempt that is not answered leaves time for another one on a fresh connection.
         let timeout = policy.timeout / 2;
         let server = if clustered {
@@ -72,7 +75,10 @@ impl Link {
                 nodes.push(format!("{scheme}://{}{node}", authority(url)));
             }
             let build = |retries: u32| -> Result<ClusterClient, RedisError> {
-                let builder = ClusterClientBuilder::new(nodes.clone()).retries(retries);
+                let mut builder = ClusterClientBuilder::new(nodes.clone()).retries(retries);
+                if let Some(certificates) = &certificates {
+                    builder = builder.certs(certificates.clone());
+                }
                 builder.response_timeout(timeout).connection_timeout(timeout).build()
             };
             Server::Cluster {
@@ -80,7 +86,12 @@ impl Link {
                 once: Box::new(build(0).map_err(invalid)?),
             }
         } else {
-            Server::One(Box::new(Client::open(address(url, url.scheme())).map_err(invalid)?))
+            let address = address(url, url.scheme());
+            let client = match certificates {
+                Some(certificates) => Client::build_with_tls(address, certificates),
+                None => Client::open(address),
+            };
+            Server::One(Box::new(client.map_err(invalid)?))
         };
         Ok(Link { server, timeout, wire: Mutex::new((0, None)) })
     }
@@ -95,6 +106,11 @@ impl Link {
 
     /// Sends a command once.
     pub(super) async fn ask(&self, repeat: Repeat, command: &Cmd) -> Result<Value, Failure> {
+        self.send(repeat, command).await?.map_err(|error| failure(&error))
+    }
+
+    /// Sends a command once, and gives what the server or its connection says of it.
+    async fn send(&self, repeat: Repeat, command: &Cmd) -> Result<Result<Value, RedisError>, Failure> {
         let (number, wire) = self.wire().await?;
         let answer = match wire {
             Wire::One(mut connection) => connection.req_packed_command(command).await,
@@ -104,15 +120,11 @@ impl Link {
             Wire::Cluster { once: mut connection, .. } => connection.req_packed_command(command).await,
         };
         // An error that the server answered may come as a value.
-        match answer.and_then(Value::extract_error) {
-            Ok(value) => Ok(value),
-            Err(error) => {
-                if error.is_io_error() || error.is_connection_dropped() {
-                    self.drop_wire(number).await;
-                }
-                Err(failure(error))
-            }
+        let answer = answer.and_then(Value::extract_error);
+        if answer.as_ref().is_err_and(|error| error.is_io_error() || error.is_connection_dropped()) {
+            self.drop_wire(number).await;
         }
+        Ok(answer)
     }
 
     /// Runs a script once; one that the server does not know is sent with its text.
@@ -120,14 +132,14 @@ impl Link {
         &self,
         repeat: Repeat,
         script: &Script,
-        keys: &[String],
-        args: &[&[u8]],
+        keys: usize,
+        write: &(dyn Fn(&mut Cmd) + Sync),
     ) -> Result<Value, Failure> {
-        match self.ask(repeat, &script.command("EVALSHA", script.digest(), keys, args)).await {
-            Err(Failure::NotApplied(error)) if is_unknown_script(&error) => {
-                self.ask(repeat, &script.command("EVAL", script.text, keys, args)).await
+        match self.send(repeat, &script.command("EVALSHA", script.digest(), keys, write)).await? {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                self.ask(repeat, &script.command("EVAL", script.text, keys, write)).await
             }
-            answer => answer,
+            answer => answer.map_err(|error| failure(&error)),
         }
     }
 
@@ -141,9 +153,9 @@ impl Link {
         let wire = wire.map_err(|elapsed| Failure::NotApplied(Error::with_detail(Code::Io, elapsed)))?;
         let wire = wire.map_err(|error| match error.kind() {
             ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig => {
-                Failure::Final(Error::with_detail(Code::Io, error))
+                Failure::Final(Error::with_detail(Code::Io, told(&error)))
             }
-            _ => Failure::NotApplied(Error::with_detail(Code::Io, error)),
+            _ => Failure::NotApplied(Error::with_detail(Code::Io, told(&error))),
         })?;
         slot.1 = Some(wire.clone());
         Ok((slot.0, wire))
@@ -173,6 +185,11 @@ impl Link {
     }
 }
 
+fn certificates(tls: Tls) -> TlsCertificates {
+    let client_tls = tls.identity.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
+    TlsCertificates { client_tls, root_cert: tls.ca }
+}
+
 /// The URL as the client library takes it: our own parameters are none of its business.
 fn address(url: &Url, scheme: &str) -> String {
     let port = url.port().unwrap_or(6379);
@@ -188,13 +205,19 @@ fn authority(url: &Url) -> String {
     }
 }
 
-fn is_unknown_script(error: &Error) -> bool {
-    let redis = std::error::Error::source(error).and_then(|source| source.downcast_ref::<RedisError>());
-    redis.is_some_and(|error| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript))
+/// An error in words, none of which is an address: one that points at another node names it.
+pub(super) fn told(error: &RedisError) -> String {
+    match error.kind() {
+        ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask) => {
+            "the key is at another node: a cluster has a URL of redis-cluster://".to_owned()
+        }
+        _ => nameless(error.to_string()),
+    }
 }
 
 /// What a failed request says about itself.
-fn failure(error: RedisError) -> Failure {
+fn failure(error: &RedisError) -> Failure {
+    let as_code = |code| Error::with_detail(code, told(error));
     let code = match (error.kind(), error.code()) {
         (ErrorKind::Server(kind), _) => match kind {
             ServerErrorKind::ReadOnly
@@ -204,22 +227,22 @@ fn failure(error: RedisError) -> Failure {
             | ServerErrorKind::MasterDown
             | ServerErrorKind::Moved
             | ServerErrorKind::Ask
-            | ServerErrorKind::NoScript => return Failure::NotApplied(Error::with_detail(Code::Busy, error)),
-            _ => of_text(&error),
+            | ServerErrorKind::NoScript => return Failure::NotApplied(as_code(Code::Busy)),
+            _ => of_text(error),
         },
-        (ErrorKind::Extension, Some("BUSY")) => return Failure::NotApplied(Error::with_detail(Code::Busy, error)),
+        (ErrorKind::Extension, Some("BUSY")) => return Failure::NotApplied(as_code(Code::Busy)),
         (ErrorKind::Extension, Some("OOM")) => Code::NoSpace,
         (ErrorKind::Extension, Some("WRONGTYPE")) => Code::Invalid,
         (ErrorKind::Extension, Some("MISCONF" | "NOREPLICAS")) => Code::ReadOnly,
-        (ErrorKind::Extension, _) => of_text(&error),
+        (ErrorKind::Extension, _) => of_text(error),
         (ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig | ErrorKind::Client, _) => Code::Io,
-        (ErrorKind::ClusterConnectionNotFound, _) => return Failure::NotApplied(Error::with_detail(Code::Io, error)),
+        (ErrorKind::ClusterConnectionNotFound, _) => return Failure::NotApplied(as_code(Code::Io)),
         (ErrorKind::Io, _) if error.is_connection_refusal() => {
-            return Failure::NotApplied(Error::with_detail(Code::Io, error));
+            return Failure::NotApplied(as_code(Code::Io));
         }
-        _ => return Failure::Unknown(Error::with_detail(Code::Io, error)),
+        _ => return Failure::Unknown(as_code(Code::Io)),
     };
-    Failure::Final(Error::with_detail(code, error))
+    Failure::Final(as_code(code))
 }
 
 /// The server has one code for many errors; the text tells them apart. Inside a script the text stands within a longer one.

@@ -1,23 +1,24 @@
 //! Redis and Redis Cluster as a back end. URLs: `redis://[user[:password]@]host[:port][/db][?prefix=P]`, `rediss://` with TLS,
-//! `redis-cluster://host[:port][?node=host:port&…&prefix=P]`, `rediss-cluster://`.
+//! `redis-cluster://host[:port][?node=host:port&…&prefix=P]`, `rediss-cluster://`; with TLS also `ca`, `cert` and `key`, see `tls`.
 //!
 //! A bucket is one group of keys, of 64 in a cluster, so that it spreads over the nodes; a group's names share a hash tag:
 //!
 //! | name | type | what |
 //! |---|---|---|
-//! | `P{bucket}:key`, `P{bucket/g}:key` | hash | `v`: the value; `n`: a number drawn at random by the write that left it so |
+//! | `P{bucket}:key`, `P{bucket/g}:key` | string | the byte 1; 16 bytes drawn at random by the write that left it so; the value |
 //! | `P{bucket}!`, `P{bucket/g}!` | sorted set | the group's keys, all with score 0: byte order for `list-keys` |
+//! | `P{bucket}+`, `P{bucket/g}+` | string | a number, while a script adds to it |
 //!
 //! Flow: [`RemoteBucket`] -> [`Policy::run`] -> `link`: a command, or a script by its digest -> the server.
-//! Invariants: 1. A call is one request per group of keys: 1 of single calls and of up to 1,000 keys on one server. 2. `n` of a key is
-//! never the same after a write, also after delete and re-creation: 128 random bits, so a compare-and-swap cannot be
-//! fooled. 3. A key stands in the sorted set from the script that writes it to the one that deletes it; one that has expired is
-//! passed over and taken out when a listing meets it.
+//! Invariants: 1. A call is one request per group of keys: 1 of single calls and of up to 1,000 keys on one server. 2. The first 17 bytes of
+//! a key, its mark, are never the same after a write, also after delete and re-creation: 128 random bits, so a compare-and-swap
+//! cannot be fooled. 3. A key stands in the sorted set from the script that writes it to the one that deletes it; one that has
+//! expired is passed over and taken out when a listing meets it.
 //!
 //! Weighed: `SCAN` instead of the sorted set. It costs no memory, but it visits the whole database for each bucket, may give a key
-//! twice, and knows no order; a listing must give each key once. Plain strings instead of hashes: they have no place for `n`, and a
-//! guard that compares values takes A→B→A for nothing. So data that other programs keep in Redis is not served: a foreign key
-//! at one of our names is an error, never overwritten.
+//! twice, and knows no order; a listing must give each key once. A hash of value and mark instead of one string: it counts by itself, but
+//! docs/decisions/0040 has what it costs. The value alone: a guard that compares values takes A→B→A for nothing. So data that
+//! other programs keep in Redis is not served.
 
 mod changes;
 mod link;
@@ -26,11 +27,12 @@ use super::changes::Changes;
 use super::remote::{Answer, Policy, RemoteBackend, RemoteBucket, Repeat, escaped, partly, query};
 use super::{Capabilities, Guard, Key, Observed, Page, PageBounds, Pair, SetOptions, Swap};
 use crate::{Code, Error, Utf8Bytes};
-use ::redis::{Cmd, Value, cmd};
+use ::redis::{Cmd, RedisWrite, Value, cmd};
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use link::{Link, Script};
 use std::fmt;
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use url::Url;
@@ -47,60 +49,63 @@ const CAPABILITIES: Capabilities = Capabilities {
     atomic_batches: false,
     snapshot_reads: false,
     ordered: true,
-    watchable: false,
+    watchable: true,
     durable: true,
     expiring: true,
     key_bytes_max: kvasi::KEY_BYTES_MAX,
-    value_bytes_max: 512 << 20,
+    value_bytes_max: (512 << 20) - size_of::<Mark>(),
+    batch_keys_max: CHUNK_KEYS,
+    batch_bytes_max: CHUNK_BYTES,
 };
 
-/// Keys: the sorted set, then a hash for each pair. Arguments: n, milliseconds to live or 0, 1 if only where there is no value (asked of one
-/// pair alone), then key and value of each. Answers how many were written. The set takes all keys at once, and first: should a hash be
-/// another program's, so that the script ends, a listing takes out what is not there.
+/// Keys: the sorted set, then one for each pair. Arguments: milliseconds to live or 0, 1 if only where there is no value (asked of one
+/// pair alone), then key and stored value of each. Answers how many were written.
 static SET: Script = Script::new(
-    "if ARGV[3] == '1' and redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
-local members = {}
-for i = 2, #KEYS do members[2 * i - 3], members[2 * i - 2] = 0, ARGV[2 * i] end
-redis.call('ZADD', KEYS[1], unpack(members))
+    "local ttl, members, values = ARGV[1], {}, {}
+if ARGV[2] == '1' and redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 for i = 2, #KEYS do
-  redis.call('HSET', KEYS[i], 'v', ARGV[2 * i + 1], 'n', ARGV[1])
-  if ARGV[2] ~= '0' then redis.call('PEXPIRE', KEYS[i], ARGV[2]) else redis.call('PERSIST', KEYS[i]) end
+  local at = 2 * i - 3
+  members[at], members[at + 1] = '0', ARGV[at + 2]
+  values[at], values[at + 1] = KEYS[i], ARGV[at + 3]
 end
+redis.call('ZADD', KEYS[1], unpack(members))
+if ttl == '0' then redis.call('MSET', unpack(values)) return #KEYS - 1 end
+for i = 1, #values, 2 do redis.call('SET', values[i], values[i + 1], 'PX', ttl) end
 return #KEYS - 1",
 );
 
-/// Keys: the sorted set, then the hashes. Arguments: the keys.
+/// Keys: the sorted set, then those to delete. Arguments: the names of these in the set.
 static DELETE: Script = Script::new(
-    "for i = 2, #KEYS do
-  if redis.call('UNLINK', KEYS[i]) == 1 then redis.call('ZREM', KEYS[1], ARGV[i - 1]) end
-end
+    "redis.call('UNLINK', unpack(KEYS, 2))
+redis.call('ZREM', KEYS[1], unpack(ARGV))
 return 0",
 );
 
-/// Keys: the hashes. Answers their values.
-static GET_MANY: Script = Script::new(
-    "local values = {}
-for i = 1, #KEYS do values[i] = redis.call('HGET', KEYS[i], 'v') end
-return values",
-);
-
-/// Keys: the sorted set, the hash. Arguments: n, delta, key. The sum is read back as text: Lua's numbers have 53 bits. A time to
-/// live stays, as with any increment in Redis.
+/// Keys: the sorted set, the key, and one to add in. Arguments: the new mark, delta, the key's name in the set. The server adds, since
+/// Lua's numbers have 53 bits. A time to live stays, as with any increment in Redis.
 static INCREMENT: Script = Script::new(
-    "redis.call('HINCRBY', KEYS[2], 'v', ARGV[2])
-redis.call('HSET', KEYS[2], 'n', ARGV[1])
-redis.call('ZADD', KEYS[1], 0, ARGV[3])
-return redis.call('HGET', KEYS[2], 'v')",
+    "local now, number = redis.call('GET', KEYS[2]), '0'
+if now then
+  if #now < 17 or string.byte(now) ~= 1 then return redis.error_reply('WRONGTYPE another program has written there') end
+  if #now > 37 then return redis.error_reply('ERR value is not an integer or out of range') end
+  number = string.sub(now, 18)
+end
+redis.call('SET', KEYS[3], number)
+local sum = redis.pcall('INCRBY', KEYS[3], ARGV[2])
+local text = redis.call('GET', KEYS[3])
+redis.call('DEL', KEYS[3])
+if type(sum) == 'table' then return sum end
+redis.call('ZADD', KEYS[1], '0', ARGV[3])
+redis.call('SET', KEYS[2], ARGV[1] .. text, 'KEEPTTL')
+return text",
 );
 
-/// Keys: the sorted set, the hash. Arguments: the new n, the n expected or nothing for absent, key, value. Answers 1, or what
-/// stands there.
+/// Keys: the sorted set, the key. Arguments: the mark expected or nothing for absent, the key's name in the set, the stored value. Answers
+/// 1, or what stands there.
 static SWAP: Script = Script::new(
-    "local now = redis.call('HMGET', KEYS[2], 'v', 'n')
-if (now[2] or '') ~= ARGV[2] then return now end
-redis.call('HSET', KEYS[2], 'v', ARGV[4], 'n', ARGV[1])
-redis.call('PERSIST', KEYS[2])
-redis.call('ZADD', KEYS[1], 0, ARGV[3])
+    "if redis.call('GETRANGE', KEYS[2], 0, 16) ~= ARGV[1] then return redis.call('GET', KEYS[2]) end
+redis.call('ZADD', KEYS[1], '0', ARGV[2])
+redis.call('SET', KEYS[2], ARGV[3])
 return 1",
 );
 
@@ -140,7 +145,7 @@ impl Redis {
     /// The server or cluster at `url`; it is connected to by the first call.
     ///
     /// # Errors
-    /// [`Code::Invalid`] for a URL that the client library does not take.
+    /// [`Code::Invalid`] for a URL that the client library does not take, and for files of certificates that cannot be used.
     pub fn new(url: &Url, policy: Policy) -> Result<Self, Error> {
         let clustered = url.scheme().ends_with("-cluster");
         let link = Link::new(url, clustered, policy)?;
@@ -157,8 +162,11 @@ impl Redis {
 
 impl RemoteBackend for Redis {
     fn capabilities(&self) -> Capabilities {
-        let one = self.groups == 1;
-        Capabilities { ordered: one, watchable: one, ..CAPABILITIES }
+        if self.groups == 1 {
+            return CAPABILITIES;
+        }
+        // Keys of one batch may be of several groups, each of which is on a node of its own.
+        Capabilities { ordered: false, watchable: false, batch_keys_max: 1, batch_bytes_max: 0, ..CAPABILITIES }
     }
 
     fn bucket(&self, name: &str) -> Result<Arc<dyn RemoteBucket>, Error> {
@@ -192,11 +200,25 @@ fn bases(prefix: &str, bucket: &str, groups: u8) -> Vec<String> {
     }
 }
 
-/// A number that no other write has.
-fn token() -> [u8; 16] {
-    let mut token = [0; 16];
-    fastrand::fill(&mut token);
-    token
+/// What a stored value begins with: the form that it has, and bytes that no other write has.
+type Mark = [u8; 17];
+
+/// The form of stored values.
+const FORM: u8 = 1;
+
+fn new_mark() -> Mark {
+    let mut mark = [FORM; 17];
+    fastrand::fill(&mut mark[1..]);
+    mark
+}
+
+/// An argument in several parts: none is copied to be put before another.
+fn push(command: &mut Cmd, parts: &[&[u8]]) {
+    let mut argument = command.writer_for_next_arg();
+    for part in parts {
+        // Writing to a command does not fail.
+        let _ = argument.write_all(part);
+    }
 }
 
 impl RedisBucket {
@@ -217,7 +239,7 @@ impl RedisBucket {
         &self.bases[self.group(key)]
     }
 
-    /// The name of a key's hash.
+    /// A key's name on the server.
     fn at(&self, key: &str) -> String {
         format!("{}:{key}", self.base(key))
     }
@@ -231,19 +253,29 @@ impl RedisBucket {
         self.policy.run(repeat, || self.link.ask(repeat, command)).await
     }
 
-    async fn run(&self, repeat: Repeat, script: &Script, keys: &[String], args: &[&[u8]]) -> Result<Value, Error> {
-        self.policy.run(repeat, || self.link.run(repeat, script, keys, args)).await
+    /// Runs a script of so many keys; `write` adds them, and then the arguments.
+    async fn run(
+        &self,
+        repeat: Repeat,
+        script: &Script,
+        keys: usize,
+        write: &(dyn Fn(&mut Cmd) + Sync),
+    ) -> Result<Value, Error> {
+        self.policy.run(repeat, || self.link.run(repeat, script, keys, write)).await
     }
 
     async fn put(&self, key: &str, value: &[u8], options: SetOptions) -> Result<bool, Error> {
         check(key)?;
         // Zero would mean for ever, and Redis has no shorter time.
         let ttl = options.ttl.map_or(0, |ttl| ttl.as_millis().max(1)).to_string();
-        let args: [&[u8]; 5] =
-            [&token(), ttl.as_bytes(), if options.if_absent { b"1" } else { b"0" }, key.as_bytes(), value];
+        let mark = new_mark();
+        let write = |command: &mut Cmd| {
+            command.arg(self.index(key)).arg(self.at(key)).arg(&ttl).arg(u8::from(options.if_absent)).arg(key);
+            push(command, &[&mark, value]);
+        };
         // Done a second time, "only if absent" would find the first.
         let repeat = if options.if_absent { Repeat::Never } else { Repeat::Writes };
-        Ok(self.run(repeat, &SET, &[self.index(key), self.at(key)], &args).await? == Value::Int(1))
+        Ok(self.run(repeat, &SET, 2, &write).await? == Value::Int(1))
     }
 
     /// Positions of `keys`, by group, in pieces that one script may hold; a key's order within its group is kept.
@@ -275,8 +307,12 @@ impl RedisBucket {
     }
 
     async fn get_chunk(&self, keys: &[Key<'_>], chunk: &[usize]) -> Result<Vec<Value>, Error> {
-        let names: Vec<String> = chunk.iter().map(|&i| self.at(keys[i].as_ref())).collect();
-        match self.run(Repeat::Reads, &GET_MANY, &names, &[]).await? {
+        let mut command = cmd("MGET");
+        for &i in chunk {
+            let key: &str = keys[i].as_ref();
+            push(&mut command, &[self.base(key).as_bytes(), b":", key.as_bytes()]);
+        }
+        match self.ask(Repeat::Reads, &command).await? {
             Value::Array(values) if values.len() == chunk.len() => Ok(values),
             other => Err(unexpected(&other)),
         }
@@ -284,23 +320,30 @@ impl RedisBucket {
 
     async fn set_chunk(&self, pairs: &[(Key<'_>, &[u8])], chunk: &[usize]) -> Result<(), Error> {
         let Some(first) = chunk.first() else { return Ok(()) };
-        let token = token();
-        let mut names = vec![self.index(pairs[*first].0.as_ref())];
-        let mut args: Vec<&[u8]> = vec![&token, b"0", b"0"];
-        for &i in chunk {
-            let (key, value) = &pairs[i];
-            names.push(self.at(key.as_ref()));
-            args.extend([key.as_ref(), *value]);
-        }
-        self.run(Repeat::Writes, &SET, &names, &args).await.map(drop)
+        let base = self.base(pairs[*first].0.as_ref()).as_bytes();
+        let mark = new_mark();
+        let write = |command: &mut Cmd| {
+            push(command, &[base, b"!"]);
+            chunk.iter().for_each(|&i| push(command, &[base, b":", pairs[i].0.as_ref()]));
+            command.arg(b"0").arg(b"0");
+            for &i in chunk {
+                let (key, value) = &pairs[i];
+                push(command, &[key.as_ref()]);
+                push(command, &[&mark, value]);
+            }
+        };
+        self.run(Repeat::Writes, &SET, 1 + chunk.len(), &write).await.map(drop)
     }
 
     async fn delete_chunk(&self, keys: &[Key<'_>], chunk: &[usize]) -> Result<(), Error> {
         let Some(first) = chunk.first() else { return Ok(()) };
-        let mut names = vec![self.index(keys[*first].as_ref())];
-        names.extend(chunk.iter().map(|&i| self.at(keys[i].as_ref())));
-        let args: Vec<&[u8]> = chunk.iter().map(|&i| keys[i].as_ref()).collect();
-        self.run(Repeat::Writes, &DELETE, &names, &args).await.map(drop)
+        let base = self.base(keys[*first].as_ref()).as_bytes();
+        let write = |command: &mut Cmd| {
+            push(command, &[base, b"!"]);
+            chunk.iter().for_each(|&i| push(command, &[base, b":", keys[i].as_ref()]));
+            chunk.iter().for_each(|&i| push(command, &[keys[i].as_ref()]));
+        };
+        self.run(Repeat::Writes, &DELETE, 1 + chunk.len(), &write).await.map(drop)
     }
 
     /// One page, of one group or of the end of one and the beginning of the next. A cursor is the last key; in a cluster the group
@@ -352,9 +395,12 @@ impl RedisBucket {
         let base = &self.bases[group];
         let (lower, upper) = (lower_bound(prefix, last.as_deref()), upper_bound(prefix));
         let (max, room, name) = (max.to_string(), room.to_string(), format!("{base}:"));
-        let args = [&lower[..], &upper, max.as_bytes(), room.as_bytes(), name.as_bytes()];
+        let write = |command: &mut Cmd| {
+            push(command, &[base.as_bytes(), b"!"]);
+            command.arg(&lower).arg(&upper).arg(&max).arg(&room).arg(&name);
+        };
         // It takes out what has expired: repeating that does no harm, but it must reach the node that writes.
-        let answer = self.run(Repeat::Reads, &LIST, &[format!("{base}!")], &args).await?;
+        let answer = self.run(Repeat::Reads, &LIST, 1, &write).await?;
         let Value::Array(parts) = answer else { return Err(unexpected(&answer)) };
         match <[Value; 3]>::try_from(parts) {
             Ok([Value::Int(more), Value::BulkString(seen), Value::Array(keys)]) => {
@@ -417,14 +463,24 @@ fn unexpected(answer: &Value) -> Error {
     Error::with_detail(Code::Io, format!("the server answered {kind} where something else belongs"))
 }
 
-fn observed(value: Value, token: Value) -> Result<Observed, Error> {
-    match (value, token) {
-        (Value::Nil, Value::Nil) => Ok(Observed { value: None, guard: Guard::Absent }),
-        (Value::BulkString(value), Value::BulkString(token)) => {
-            Ok(Observed { value: Some(value.into()), guard: Guard::Token(token.into()) })
+/// A stored value's mark and the value itself.
+fn parts(stored: Vec<u8>) -> Result<(Bytes, Bytes), Error> {
+    if stored.len() < size_of::<Mark>() || stored[0] != FORM {
+        return Err(Error::with_detail(Code::Invalid, "another program's data stands at the key"));
+    }
+    let mut mark = Bytes::from(stored);
+    let value = mark.split_off(size_of::<Mark>());
+    Ok((mark, value))
+}
+
+fn observed(answer: Value) -> Result<Observed, Error> {
+    match answer {
+        Value::Nil => Ok(Observed { value: None, guard: Guard::Absent }),
+        Value::BulkString(stored) => {
+            let (mark, value) = parts(stored)?;
+            Ok(Observed { value: Some(value), guard: Guard::Token(mark) })
         }
-        // A hash that no script of ours left so.
-        _ => Err(Error::with_detail(Code::Invalid, "another program's data stands at the key")),
+        other => Err(unexpected(&other)),
     }
 }
 
@@ -441,18 +497,14 @@ impl RemoteBucket for RedisBucket {
     fn get<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Bytes>> {
         Box::pin(async move {
             check(key)?;
-            match self.ask(Repeat::Reads, cmd("HGET").arg(self.at(key)).arg("v")).await? {
-                Value::Nil => Ok(None),
-                Value::BulkString(value) => Ok(Some(value.into())),
-                other => Err(unexpected(&other)),
-            }
+            Ok(observed(self.ask(Repeat::Reads, cmd("GET").arg(self.at(key))).await?)?.value)
         })
     }
 
     fn exists<'a>(&'a self, key: &'a str) -> Answer<'a, bool> {
         Box::pin(async move {
             check(key)?;
-            Ok(self.ask(Repeat::Reads, cmd("HEXISTS").arg(self.at(key)).arg("v")).await? == Value::Int(1))
+            Ok(self.ask(Repeat::Reads, cmd("EXISTS").arg(self.at(key))).await? == Value::Int(1))
         })
     }
 
@@ -467,8 +519,10 @@ impl RemoteBucket for RedisBucket {
     fn delete<'a>(&'a self, key: &'a str) -> Answer<'a, ()> {
         Box::pin(async move {
             check(key)?;
-            let names = [self.index(key), self.at(key)];
-            self.run(Repeat::Writes, &DELETE, &names, &[key.as_bytes()]).await.map(drop)
+            let write = |command: &mut Cmd| {
+                command.arg(self.index(key)).arg(self.at(key)).arg(key);
+            };
+            self.run(Repeat::Writes, &DELETE, 2, &write).await.map(drop)
         })
     }
 
@@ -479,9 +533,13 @@ impl RemoteBucket for RedisBucket {
     fn increment<'a>(&'a self, key: &'a str, delta: i64) -> Answer<'a, i64> {
         Box::pin(async move {
             check(key)?;
-            let delta = delta.to_string();
-            let args: [&[u8]; 3] = [&token(), delta.as_bytes(), key.as_bytes()];
-            let answer = self.run(Repeat::Never, &INCREMENT, &[self.index(key), self.at(key)], &args).await?;
+            let mark = new_mark();
+            let write = |command: &mut Cmd| {
+                command.arg(self.index(key)).arg(self.at(key));
+                push(command, &[self.base(key).as_bytes(), b"+"]);
+                command.arg(&mark[..]).arg(delta).arg(key);
+            };
+            let answer = self.run(Repeat::Never, &INCREMENT, 3, &write).await?;
             let Value::BulkString(sum) = &answer else { return Err(unexpected(&answer)) };
             let sum = std::str::from_utf8(sum).ok().and_then(|sum| sum.parse().ok());
             sum.ok_or_else(|| unexpected(&answer))
@@ -491,33 +549,26 @@ impl RemoteBucket for RedisBucket {
     fn observe<'a>(&'a self, key: &'a str) -> Answer<'a, Observed> {
         Box::pin(async move {
             check(key)?;
-            match self.ask(Repeat::Reads, cmd("HMGET").arg(self.at(key)).arg("v").arg("n")).await? {
-                Value::Array(parts) => match <[Value; 2]>::try_from(parts) {
-                    Ok([value, token]) => observed(value, token),
-                    Err(_) => Err(unexpected(&Value::Nil)),
-                },
-                other => Err(unexpected(&other)),
-            }
+            observed(self.ask(Repeat::Reads, cmd("GET").arg(self.at(key))).await?)
         })
     }
 
     fn swap<'a>(&'a self, key: &'a str, guard: &'a Guard, value: &'a [u8]) -> Answer<'a, Swap> {
         Box::pin(async move {
+            check(key)?;
             let expected: &[u8] = match guard {
                 Guard::Absent => b"",
                 Guard::Token(token) => token,
                 Guard::Version(_) => return Err(Error::new(Code::Invalid)),
             };
-            let args: [&[u8]; 4] = [&token(), expected, key.as_bytes(), value];
-            match self.run(Repeat::Never, &SWAP, &[self.index(key), self.at(key)], &args).await? {
+            let mark = new_mark();
+            let write = |command: &mut Cmd| {
+                command.arg(self.index(key)).arg(self.at(key)).arg(expected).arg(key);
+                push(command, &[&mark, value]);
+            };
+            match self.run(Repeat::Never, &SWAP, 2, &write).await? {
                 Value::Int(1) => Ok(Swap::Done),
-                // Lua ends a list at its first nothing: an absent key is an empty list.
-                Value::Array(parts) => {
-                    let mut parts = parts.into_iter();
-                    let (value, token) = (parts.next().unwrap_or(Value::Nil), parts.next().unwrap_or(Value::Nil));
-                    Ok(Swap::Conflict(observed(value, token)?))
-                }
-                other => Err(unexpected(&other)),
+                other => Ok(Swap::Conflict(observed(other)?)),
             }
         })
     }
@@ -529,9 +580,9 @@ impl RemoteBucket for RedisBucket {
             let mut found = vec![None; keys.len()];
             for (chunk, values) in chunks.iter().zip(answers) {
                 for (&i, value) in chunk.iter().zip(values) {
-                    if let Value::BulkString(value) = value {
+                    if let Some(value) = observed(value)?.value {
                         let key = Bytes::copy_from_slice(keys[i].as_ref());
-                        found[i] = Utf8Bytes::new(key).map(|key| (key, value.into()));
+                        found[i] = Utf8Bytes::new(key).map(|key| (key, value));
                     }
                 }
             }
@@ -552,7 +603,7 @@ impl RemoteBucket for RedisBucket {
                 &done,
             );
             // Of several groups another one's chunk may be under way.
-            let begun = |error| partly(error, if self.bases.len() > 1 { pieces } else { done.load(Relaxed) + 1 });
+            let begun = |error| partly(error, if self.bases.len() > 1 { pieces > 1 } else { done.load(Relaxed) > 0 });
             written.await.map_err(begun)
         })
     }
@@ -561,7 +612,7 @@ impl RemoteBucket for RedisBucket {
         Box::pin(async move {
             let chunks = self.chunks(keys.len(), |i| keys[i].as_ref(), |_| 0)?;
             let deleted = try_join_all(chunks.iter().map(|chunk| self.delete_chunk(keys, chunk))).await;
-            deleted.map(drop).map_err(|error| partly(error, chunks.len()))
+            deleted.map(drop).map_err(|error| partly(error, chunks.len() > 1))
         })
     }
 }

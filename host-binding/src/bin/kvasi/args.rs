@@ -53,7 +53,7 @@ pub(crate) enum Command {
     /// Tell a component that exports wasi:keyvalue/watcher of the changes in the buckets that it may watch: of those made since it
     /// was last told, or since it was first run. Its own writes are changes, too.
     ///
-    /// The buckets are of the engine, of etcd or of a Redis server whose notify-keyspace-events has Kghxe. Redis tells of what happens
+    /// The buckets are of the engine, of etcd or of a Redis server whose notify-keyspace-events has Kg$xe. Redis tells of what happens
     /// while the component runs, and of nothing before.
     Watch(WatchArgs),
     /// Write the value of a key to standard output, as it is; exit 1 if there is none.

@@ -107,14 +107,11 @@ pub(crate) fn config(args: &ComponentArgs) -> Result<Config, Failure> {
     Ok(config)
 }
 
-/// Flags are relative to where the command runs, unlike the directories in a configuration file.
+/// Flags are relative to where the command runs, unlike the directories and files in a configuration file.
 fn from_here(target: &Target) -> Result<Target, Failure> {
-    match target {
-        Target::Service(_) => Ok(target.clone()),
-        Target::Directory(dir) => std::path::absolute(dir)
-            .map(Target::Directory)
-            .map_err(|error| Failure::new(format!("cannot use the store {target}: {error}"))),
-    }
+    let here = std::env::current_dir();
+    here.map(|here| target.relative_to(&here))
+        .map_err(|error| Failure::new(format!("cannot use the store {target}: {error}")))
 }
 
 /// Standard streams are passed on; arguments and environment are those given, with the file's name in front; no
