@@ -1,5 +1,8 @@
 //! The campaign `kill`: a real process on real files, killed in the middle of its writes, and one time in five again while
 //! it opens the store. What it had acknowledged is there, nothing is half there, and nobody counts twice.
+//!
+//! With a command that cuts the power of the file system (`--cut`), and one that mounts it again (`--mend`), the same is asked of
+//! real disks: see `.ci/power-cut`. Then the store always syncs, and what it acknowledged is on the disk.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -8,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
+use kvasi::testing::collect_garbage;
 use kvasi::testing::counts::{Case, Counts, Violation};
 use kvasi::{Durability, Options, Store};
 
@@ -15,14 +19,20 @@ const THREADS: u64 = 8;
 /// Keys of a thread; it writes them in turn.
 const KEYS: u64 = 20;
 
-fn options(seed: u64) -> Options {
-    let durability = [Durability::Sync, Durability::Os, Durability::INTERVAL][(seed % 3) as usize];
+/// What is acknowledged survives the death of the process in every mode, and a power cut in one of them.
+fn options(seed: u64, syncs: bool) -> Options {
+    let durability = match seed % 3 {
+        _ if syncs => Durability::Sync,
+        0 => Durability::Sync,
+        1 => Durability::Os,
+        _ => Durability::INTERVAL,
+    };
     Options::new().durability(durability).segment_bytes_max(256 << 10)
 }
 
 /// What the process that is killed does: writes until it dies, and says what was acknowledged, a line each.
-pub(crate) fn child(dir: &Path, seed: u64, from: u64) -> Result<(), String> {
-    let store = Store::open(dir, options(seed)).map_err(|e| format!("{e:?}"))?;
+pub(crate) fn child(dir: &Path, seed: u64, from: u64, syncs: bool) -> Result<(), String> {
+    let store = Store::open(dir, options(seed, syncs)).map_err(|e| format!("{e:?}"))?;
     let bucket = store.bucket("b").map_err(|e| format!("{e:?}"))?;
     let out = std::io::stdout();
     std::thread::scope(|scope| {
@@ -70,15 +80,23 @@ impl Told {
     }
 }
 
-struct Kill {
+/// Commands that cut the power of a file system, and that mount it again.
+#[derive(Clone, Copy)]
+pub(crate) struct Cut<'a> {
+    pub(crate) cut: &'a str,
+    pub(crate) mend: &'a str,
+}
+
+struct Kill<'a> {
     dir: PathBuf,
     seed: u64,
+    cut: Option<Cut<'a>>,
     told: Told,
     counts: Counts,
     random: u64,
 }
 
-impl Kill {
+impl Kill<'_> {
     fn random(&mut self, below: u64) -> u64 {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.random >> 33) % below
@@ -88,6 +106,9 @@ impl Kill {
         let me = std::env::current_exe().map_err(|e| e.to_string())?;
         let mut command = Command::new(me);
         command.args(["kill-child", &self.dir.display().to_string(), &self.seed.to_string(), &from.to_string()]);
+        if self.cut.is_some() {
+            command.arg("--syncs");
+        }
         command.stdout(Stdio::piped()).spawn().map_err(|e| format!("cannot start a process: {e}"))
     }
 
@@ -107,8 +128,15 @@ impl Kill {
         });
         sleep(lives);
         let early = child.try_wait().map_err(|e| e.to_string())?;
+        if let Some(Cut { cut, .. }) = self.cut {
+            shell(cut)?;
+        }
         let _ = child.kill();
         let _ = child.wait();
+        if let Some(Cut { mend, .. }) = self.cut {
+            shell(mend)?;
+            self.counts.add("power_cuts", 1);
+        }
         if let Some(status) = early {
             return Err(format!("the process ended by itself: {status}"));
         }
@@ -123,7 +151,7 @@ impl Kill {
     /// Opens the store here, and compares.
     fn check(&mut self, begun: u64) -> Result<(), String> {
         let failed = |e: kvasi::Error| format!("{e:?}");
-        let store = Store::open(&self.dir, options(self.seed)).map_err(failed)?;
+        let store = Store::open(&self.dir, options(self.seed, self.cut.is_some())).map_err(failed)?;
         let bucket = store.bucket("b").map_err(failed)?;
         let number = |key: String| -> Result<u64, String> {
             let value = bucket.get(key.as_bytes()).map_err(failed)?;
@@ -158,15 +186,24 @@ impl Kill {
         if !report.findings.is_empty() {
             return Err(format!("{:?}", report.findings));
         }
-        store.close().map_err(failed)
+        store.close().map_err(failed)?;
+        // Files that readers might have held are closed, too: the file system may be mounted anew.
+        drop(bucket);
+        collect_garbage();
+        Ok(())
     }
 }
 
+fn shell(command: &str) -> Result<(), String> {
+    let status = Command::new("sh").args(["-c", command]).status().map_err(|e| format!("{command}: {e}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{command}: {status}")) }
+}
+
 /// A store and ten deaths.
-pub(crate) fn round(seed: u64, base: &Path) -> Result<Counts, Violation> {
+pub(crate) fn round(seed: u64, base: &Path, cut: Option<Cut<'_>>) -> Result<Counts, Violation> {
     let dir = base.join(format!("kvasi-kill-{}-{seed}", std::process::id()));
     let fail = |what: String| Violation { seed, case: Case::default(), what };
-    let mut kill = Kill { dir: dir.clone(), seed, told: Told::default(), counts: Counts::default(), random: seed };
+    let mut kill = Kill { dir: dir.clone(), seed, cut, told: Told::default(), counts: Counts::default(), random: seed };
     let mut from = 1;
     let mut begun = 0;
     for _ in 0..10 {

@@ -59,9 +59,24 @@ enum What {
     /// Drop futures of commits at every poll
     Cancel(How),
     /// Kill real processes in the middle of their writes, and while they open the store
-    Kill(InDir),
+    Kill {
+        #[command(flatten)]
+        in_dir: InDir,
+        /// Cut the power of the file system by this command before each kill; the stores sync then. One thread
+        #[arg(long, requires = "mend")]
+        cut: Option<String>,
+        /// Mount it again by this one
+        #[arg(long, requires = "cut")]
+        mend: Option<String>,
+    },
     #[command(hide = true)]
-    KillChild { dir: PathBuf, seed: u64, from: u64 },
+    KillChild {
+        dir: PathBuf,
+        seed: u64,
+        from: u64,
+        #[arg(long)]
+        syncs: bool,
+    },
     /// Run everything at once for long: nothing may grow that should not
     Soak(InDir),
     /// Put faults into the engine, one at a time, and see which campaign finds each
@@ -213,12 +228,18 @@ fn run(what: &What) -> Result<(), String> {
             let outcome = drive::drive(&how.limits(), "calls", None, |seed, _| model::round(seed, &dir));
             tell("model", "calls", how, &outcome)
         }
-        What::Kill(in_dir @ InDir { how, .. }) => {
+        What::Kill { in_dir: in_dir @ InDir { how, .. }, cut, mend } => {
             let dir = in_dir.dir();
-            let outcome = drive::drive(&how.limits(), "kills", None, |seed, _| kill::round(seed, &dir));
-            tell("kill", "kills", how, &outcome)
+            let cut = cut.as_deref().zip(mend.as_deref()).map(|(cut, mend)| kill::Cut { cut, mend });
+            let (name, unit, threads) = match cut {
+                Some(_) => ("power-cut", "power_cuts", 1),
+                None => ("kill", "kills", how.limits().threads),
+            };
+            let limits = Limits { threads, ..how.limits() };
+            let outcome = drive::drive(&limits, unit, None, |seed, _| kill::round(seed, &dir, cut));
+            tell(name, unit, how, &outcome)
         }
-        What::KillChild { dir, seed, from } => kill::child(dir, *seed, *from),
+        What::KillChild { dir, seed, from, syncs } => kill::child(dir, *seed, *from, *syncs),
         What::Soak(in_dir @ InDir { how, .. }) => {
             let dir = in_dir.dir();
             let outcome =
