@@ -117,11 +117,17 @@ pub(crate) fn run(hunt_for: &Hunt) -> Result<(), String> {
     if missed.is_empty() { Ok(()) } else { Err(format!("not found: {}", missed.join(", "))) }
 }
 
+/// Rows of faults that were not looked for stay as they are.
 fn write_table(file: &Path, rows: &[Row]) -> Result<(), String> {
+    let old = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
     let mut text = "| fault | what it does | found by | after | seconds |\n|---|---|---|---|---|\n".to_owned();
-    for Row { name, what, found, seconds } in rows {
-        let (by, after) = found.as_ref().map_or(("**nobody**", ""), |found| (&found.0, &found.1));
-        text += &format!("| {name} | {what} | {by} | {after} | {seconds:.1} |\n");
+    for (name, _) in seeded::all() {
+        let row = rows.iter().find(|row| row.name == name).map(|Row { what, found, seconds, .. }| {
+            let (by, after) = found.as_ref().map_or(("**nobody**", ""), |found| (&found.0, &found.1));
+            format!("| {name} | {what} | {by} | {after} | {seconds:.1} |")
+        });
+        let before = || old.lines().find(|line| line.starts_with(&format!("| {name} |"))).map(str::to_owned);
+        text.extend(row.or_else(before).map(|row| row + "\n"));
     }
     report::replace(file, "seeded-bugs", &text)
 }

@@ -31,11 +31,12 @@ const SHARES: [u64; 5] = [2000, 200, 20, 4, 1];
 fn ci_count(campaign: Campaign) -> u64 {
     match campaign {
         Campaign::Calls => 400_000,
-        Campaign::Crash => 200_000,
-        Campaign::Exhaustive | Campaign::CrashInRecovery => 100_000,
-        Campaign::Errors => 40_000,
-        Campaign::Enospc => 10_000,
-        Campaign::Flip | Campaign::Truncate | Campaign::Sectors => 40_000,
+        Campaign::Crash => 500_000,
+        Campaign::CrashInRecovery | Campaign::Flip => 100_000,
+        Campaign::Exhaustive => 200_000,
+        Campaign::Errors => 80_000,
+        Campaign::Enospc | Campaign::Sectors => 10_000,
+        Campaign::Truncate => 40_000,
         Campaign::Backup => 10_000,
         Campaign::Linearize => 2_000_000,
         Campaign::Cancel => 10_000,
