@@ -914,37 +914,20 @@ impl Commits {
     /// so already, or what the log says later.
     pub(crate) fn replay(&self, segment: &Segment, record: &Record<'_>, offset: u64, guard: &Guard) -> Result<()> {
         let hash = self.hash(record.bucket, record.key);
-        self.replay_in(&mut self.directory.lock(hash), hash, segment, record, offset, guard)
-    }
-
-    /// As [`Commits::replay`], of a record whose hash is known and whose shard is locked.
-    pub(crate) fn replay_in(
-        &self,
-        shard: &mut ShardGuard<'_>,
-        hash: u64,
-        segment: &Segment,
-        record: &Record<'_>,
-        offset: u64,
-        guard: &Guard,
-    ) -> Result<()> {
+        let mut shard = self.directory.lock(hash);
         let mut found = None;
         let old =
             shard.find(hash, guard, |p| self.is_key_to_replace(p, record.bucket, record.key, guard, &mut found))?;
         let moved = record.moved.filter(|_| !seeded(Bug::MovedWins));
         let version = moved.unwrap_or_else(|| segment.position(offset));
         let at = Replayed { hash, kind: record.kind, offset, bytes: record.bytes(), version };
-        self.replay_at(shard, segment, &at, old, found.as_ref(), guard)
+        self.replay_at(&mut shard, segment, &at, old, found.as_ref(), guard)
     }
 
-    /// As [`Commits::replay_in`], of a set that is its own version. The record is looked at only if another may be of its key.
-    pub(crate) fn replay_plain(
-        &self,
-        shard: &mut ShardGuard<'_>,
-        segment: &Segment,
-        parsed: &Parsed,
-        guard: &Guard,
-    ) -> Result<()> {
+    /// As [`Commits::replay`], of a set that is its own version. The record is looked at only if another may be of its key.
+    pub(crate) fn replay_plain(&self, segment: &Segment, parsed: &Parsed, guard: &Guard) -> Result<()> {
         let (hash, offset) = (parsed.hash, parsed.offset());
+        let mut shard = self.directory.lock(hash);
         let mut found = None;
         let old = shard.find(hash, guard, |place| match segment.record_as_it_is(offset, guard) {
             Ok((new, _)) => self.is_key_to_replace(place, new.bucket, new.key, guard, &mut found),
@@ -953,7 +936,7 @@ impl Commits {
         })?;
         let version = segment.position(offset);
         let at = Replayed { hash, kind: Kind::Set, offset, bytes: parsed.bytes(), version };
-        self.replay_at(shard, segment, &at, old, found.as_ref(), guard)
+        self.replay_at(&mut shard, segment, &at, old, found.as_ref(), guard)
     }
 
     #[inline]

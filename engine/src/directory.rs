@@ -480,9 +480,8 @@ impl Directory {
         &self.shards[self.number_of(hash)]
     }
 
-    /// The shard of this hash.
     #[inline]
-    pub(crate) fn number_of(&self, hash: u64) -> usize {
+    fn number_of(&self, hash: u64) -> usize {
         let number = (hash >> (64 - SHARD_BITS)) as usize;
         if cfg!(feature = "testing") { number % self.shards.len() } else { number }
     }
@@ -560,9 +559,8 @@ impl Directory {
         self.lock_shard(self.number_of(hash))
     }
 
-    /// The lock of a shard.
     #[inline]
-    pub(crate) fn lock_shard(&self, number: usize) -> ShardGuard<'_> {
+    fn lock_shard(&self, number: usize) -> ShardGuard<'_> {
         let shard = &self.shards[number];
         ShardGuard { shard, growth: &self.growth, held: shard.lock.lock(), changing: false }
     }
@@ -598,11 +596,6 @@ impl Directory {
     /// Number of keys. Counts shard after shard, so not of one instant while others write.
     pub(crate) fn keys(&self, guard: &Guard) -> u64 {
         self.parts(guard).map(|part| u64::from(part.keys())).sum()
-    }
-
-    /// Number of keys of one shard.
-    pub(crate) fn keys_of(&self, shard: usize, guard: &Guard) -> u64 {
-        self.shards[shard].table.load(guard).parts().map(|part| u64::from(part.keys())).sum()
     }
 
     /// Bytes of memory that the words take.

@@ -22,9 +22,7 @@ pub enum Durability {
         /// Bytes of log after which a sync starts early.
         bytes: u64,
     },
-    /// The commit survives the death of the process; a power cut takes what the operating system had not yet written. That holds
-    /// for what an open finds of a process that died, too, until it is synced in the background or by
-    /// [`Store::sync`](crate::Store::sync).
+    /// The commit survives the death of the process; a power cut takes what the operating system had not yet written.
     Os,
     /// Nothing survives: no file is made. Only for [`Store::in_memory`](crate::Store::in_memory).
     Ephemeral,

@@ -578,8 +578,6 @@ fn resume(
         }
         if sealed.is_none() && !was_closed && end > known_durable {
             segment.unwitnessed_from(known_durable.saturating_sub(segment.header.base));
-            // What the cache holds was checked, and may be gone from there before it is written again.
-            segment.unchecked_before(segment.region.published());
             durable = durable.max(known_durable);
             gap = true;
         }

@@ -111,13 +111,10 @@ impl Store {
         };
         let least = options.checkpoint_bytes_min;
         let commits = Arc::new(Commits::new(log, directory, index, recovered.hash_seed, read_only, least));
-        // In a store that waits for the disk, what the open shows is decided for good, also for those who were told that a commit is
-        // indeterminate: what a dead process left in the system's cache must not vanish with the next power cut. The disk has
-        // that while the processors replay it. Without that promise it is the background thread's work, like everything logged,
-        // and whoever asks for what is durable meanwhile waits for all before it.
-        let promises = options.durability.waits_for_disk();
+        // What the open shows is decided for good, also for those who were told that a commit is indeterminate: what a dead process
+        // left in the system's cache must not vanish with the next power cut. The disk has that while the processors replay it.
         let settle = || {
-            while promises && !read_only && commits.log.has_unsynced() && !seeded(Bug::OpenDoesNotSync) {
+            while !read_only && commits.log.has_unsynced() && !seeded(Bug::OpenDoesNotSync) {
                 // There is no store yet that could be said to be poisoned.
                 let synced = commits.sync_closed();
                 synced.map_err(|e| e.with_kind(ErrorKind::Io, "cannot make durable what the log holds"))?;
@@ -126,7 +123,7 @@ impl Store {
         };
         let take_up = || take_up(&commits, recovered.tails, buckets.as_ref());
         // Replaying does not call the disk where files are mapped.
-        let at_once = promises && commits.log.has_unsynced() && commits.log.disk().unmapped().is_none();
+        let at_once = commits.log.has_unsynced() && commits.log.disk().unmapped().is_none();
         let (settled, records_replayed) = if at_once { io::both(settle, take_up) } else { (settle(), take_up()) };
         let records_replayed = settled.and(records_replayed)?;
         let (live, known) = commits.catalogue.ids();

@@ -2,7 +2,6 @@
 //! Flow: `recovery` -> here -> `directory`, `catalogue`.
 
 use std::collections::BTreeSet;
-use std::ops::Range;
 use std::sync::Arc;
 
 use crossbeam_epoch as epoch;
@@ -12,11 +11,13 @@ use crate::checkpoint;
 use crate::commit::Commits;
 use crate::error::Result;
 use crate::log::record::{Kind, Record};
-use crate::log::replay::{self, Notes, Parsed};
+use crate::log::replay::{self, Notes};
 use crate::segment::Segment;
 
-/// Records after which it is looked how many keys are still to come.
-const LOOKED_AFTER: usize = 256;
+/// Records between the one replayed and the one whose directory line is fetched: what a miss takes.
+const AHEAD: usize = 20;
+/// Records replayed under one epoch guard: memory that the directory grows out of is given back in between.
+const PINNED: usize = 1 << 12;
 
 /// What is to be replayed of one segment.
 pub(crate) struct Tail {
@@ -87,94 +88,46 @@ fn count(segment: &Segment, notes: &Notes, catalogue: &mut Replay) -> Result<()>
 /// Replays records that were taken down. Those of one shard are one thread's, so each key's come in their order.
 fn replay_noted(commits: &Commits, noted: Vec<(Arc<Segment>, Notes)>) -> Result<u64> {
     let records = noted.iter().map(|(_, notes)| notes.records.len() as u64).sum();
-    let shards = commits.directory.shards();
     if records < SHARED_FROM {
-        replay_shards(commits, &noted, 0..shards)?;
+        replay_where(commits, &noted, |_| true)?;
     } else {
-        let half = |shards: Range<usize>| replay_shards(commits, &noted, shards);
-        let (first, second) = crate::io::both(|| half(0..shards / 2), || half(shards / 2..shards));
+        let half = |which: u64| replay_where(commits, &noted, move |hash| hash >> 63 == which);
+        let (first, second) = crate::io::both(|| half(0), || half(1));
         first.and(second)?;
     }
     Ok(records)
 }
 
-/// Replays what belongs to some shards, of each segment one shard after the other: a shard's lines stay in a near cache
-/// meanwhile, where in the order of the log each record would wait for its own to arrive from memory.
-fn replay_shards(commits: &Commits, noted: &[(Arc<Segment>, Notes)], shards: Range<usize>) -> Result<()> {
-    let mut sorted = Sorted::default();
-    let mut left: usize = noted.iter().map(|(_, notes)| notes.records.len()).sum();
-    // Records so far, and new keys among them: hashes spread, so that the other shards and the rest of the log are alike.
-    let (mut replayed, mut new) = (0u64, 0u64);
+fn replay_where(commits: &Commits, noted: &[(Arc<Segment>, Notes)], is_ours: impl Fn(u64) -> bool) -> Result<()> {
+    let mut guard = epoch::pin();
+    let left = noted.iter().map(|(_, notes)| notes.records.len() as u64).sum();
+    let mut inserts = Inserts { keys: commits.directory.keys(&guard), left };
     for (segment, notes) in noted {
-        sorted.sort(commits, &notes.records, &shards);
-        let left_of_each = (left / commits.directory.shards()) as u64;
-        for (shard, records) in shards.clone().zip(sorted.by_shard()) {
-            // One a shard: memory that the directory grows out of is given back in between.
-            let guard = &epoch::pin();
-            let mut lock = commits.directory.lock_shard(shard);
-            let keys_first = commits.directory.keys_of(shard, guard);
-            let keys_last = keys_first + left_of_each * new / replayed.max(1);
-            for (i, parsed) in records.iter().enumerate() {
-                if i % LOOKED_AFTER == 0 {
-                    // So the parts grow to what they will hold, and in one go.
-                    let keys = commits.directory.keys_of(shard, guard).max(1);
-                    commits.directory.expect(keys_last as f64 / keys as f64);
-                }
-                if parsed.is_plain() {
-                    commits.replay_plain(&mut lock, segment, parsed, guard)?;
-                } else {
-                    let (record, _) = segment
-                        .record_as_it_is(parsed.offset(), guard)
-                        .map_err(|defect| segment.no_record(parsed.offset(), defect))?;
-                    commits.replay_in(&mut lock, parsed.hash, segment, &record, parsed.offset(), guard)?;
+        for (i, parsed) in notes.records.iter().enumerate() {
+            if i % PINNED == 0 {
+                guard.flush();
+                guard.repin();
+                if is_ours(0) {
+                    inserts.look(commits, &guard);
                 }
             }
-            replayed += records.len() as u64;
-            new += commits.directory.keys_of(shard, guard).saturating_sub(keys_first);
-            drop(lock);
-            guard.flush();
+            if let Some(ahead) = notes.records.get(i + AHEAD).filter(|ahead| is_ours(ahead.hash)) {
+                commits.directory.fetch(ahead.hash, &guard);
+            }
+            if !is_ours(parsed.hash) {
+                continue;
+            }
+            if parsed.is_plain() {
+                commits.replay_plain(segment, parsed, &guard)?;
+            } else {
+                let (record, _) = segment
+                    .record_as_it_is(parsed.offset(), &guard)
+                    .map_err(|defect| segment.no_record(parsed.offset(), defect))?;
+                commits.replay(segment, &record, parsed.offset(), &guard)?;
+            }
         }
-        left -= notes.records.len();
     }
     Ok(())
-}
-
-/// The records of a segment that belong to some shards, those of each in the order of the log. Used for one segment after
-/// another.
-#[derive(Default)]
-struct Sorted {
-    records: Vec<Parsed>,
-    /// Where the records of each shard begin, and where those of the last one end.
-    starts: Vec<usize>,
-}
-
-impl Sorted {
-    fn sort(&mut self, commits: &Commits, notes: &[Parsed], shards: &Range<usize>) {
-        let slot = |parsed: &Parsed| commits.directory.number_of(parsed.hash).wrapping_sub(shards.start);
-        let Sorted { records, starts } = self;
-        starts.clear();
-        starts.resize(shards.len() + 1, 0);
-        for parsed in notes {
-            if let Some(count) = starts[1..].get_mut(slot(parsed)) {
-                *count += 1;
-            }
-        }
-        for i in 1..starts.len() {
-            starts[i] += starts[i - 1];
-        }
-        records.resize(starts[shards.len()], Parsed::default());
-        let mut next = starts.clone();
-        for parsed in notes {
-            if let Some(next) = next[..shards.len()].get_mut(slot(parsed)) {
-                records[*next] = *parsed;
-                *next += 1;
-            }
-        }
-    }
-
-    fn by_shard(&self) -> impl Iterator<Item = &[Parsed]> {
-        self.starts.windows(2).map(|ends| &self.records[ends[0]..ends[1]])
-    }
 }
 
 /// Replays the records of a segment from offset `from` on, reading them again.
@@ -195,6 +148,25 @@ fn replay_read(commits: &Commits, segment: &Segment, from: u64, catalogue: &mut 
     })?;
     seen.iter().for_each(|id| catalogue.note(*id));
     Ok(replayed)
+}
+
+/// How many of the records replayed last were of new keys: so the directory grows to what it will hold, and in one go.
+#[derive(Default)]
+struct Inserts {
+    /// Records to be replayed, and keys, at the last look.
+    left: u64,
+    keys: u64,
+}
+
+impl Inserts {
+    fn look(&mut self, commits: &Commits, guard: &epoch::Guard) {
+        let keys = commits.directory.keys(guard);
+        let (replayed, new) = (PINNED as u64, keys.saturating_sub(self.keys));
+        let share = new.min(replayed) as f64 / replayed as f64;
+        commits.directory.expect(1.0 + share * self.left as f64 / keys.max(1) as f64);
+        self.left = self.left.saturating_sub(replayed);
+        self.keys = keys;
+    }
 }
 
 /// Takes all keys of certain buckets out of the directory.

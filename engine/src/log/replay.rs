@@ -40,7 +40,7 @@ impl Extent {
 }
 
 /// One record of a checked log, and all of it that most replays need.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Parsed {
     pub(crate) hash: u64,
     /// Offset and length in units of [`ALIGN`], [`PLAIN`] in the latter.

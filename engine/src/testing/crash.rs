@@ -193,10 +193,8 @@ impl Search {
     ) -> Result<(), Finding> {
         let mut platter = Platter::new(image);
         for moment in 0..=opened.ops.len() {
-            // When the opening is through, what it has not shown never comes back, and what it has shown is decided, where
-            // writers wait for the disk.
-            let decided = if run.options.durability.waits_for_disk() { opened.commits } else { *allowed.start() };
-            let allowed = if moment == opened.ops.len() { decided..=opened.commits } else { allowed.clone() };
+            // When the opening is through, what it has shown is decided.
+            let allowed = if moment == opened.ops.len() { opened.commits..=opened.commits } else { allowed.clone() };
             self.moment(run, &platter, moment, &allowed, cuts)?;
             if let Some(op) = opened.ops.get(moment) {
                 platter.apply(op);

@@ -106,39 +106,6 @@ fn what_an_open_shows_survives_a_power_cut() {
 }
 
 #[test]
-fn an_open_waits_for_what_the_dead_process_wrote_only_where_writers_wait() {
-    for (durability, waits) in [(Durability::Sync, true), (Durability::Os, false), (Durability::INTERVAL, false)] {
-        for by_itself in [false, true] {
-            let open = |disk: &SimDisk| {
-                Store::without_worker(Arc::new(disk.clone()), options().durability(durability)).unwrap()
-            };
-            let disk = SimDisk::new(Image::new(), 1);
-            let store = open(&disk);
-            store.bucket("b").unwrap().with_durability(Durability::Os).set(b"key", b"value").unwrap();
-            let disk = disk.restart();
-            // Held, so that no closing of it syncs.
-            let shown = open(&disk);
-            let has_key = |store: &Store| {
-                store.existing_bucket("b").unwrap().is_some_and(|bucket| bucket.exists(b"key").unwrap())
-            };
-            assert!(has_key(&shown));
-            let survives = || has_key(&open(&power_cut(&disk, Variant::AllLost)));
-            assert_eq!(survives(), waits, "{durability:?}");
-            if by_itself {
-                // Some rounds in which nobody writes.
-                let mut jobs = Jobs::default();
-                for _ in 0..4 {
-                    jobs.round(&shown.0.commits, false).unwrap();
-                }
-            } else {
-                shown.sync().unwrap();
-            }
-            assert!(survives(), "{durability:?}, {by_itself}");
-        }
-    }
-}
-
-#[test]
 fn a_torn_superblock_of_a_creation_cut_short_is_no_damage() {
     let disk = SimDisk::new(Image::new(), 1);
     disk.create("MANIFEST-0000000000000001").unwrap();

@@ -109,10 +109,8 @@ impl Run {
             self.history.find(&seen, most - self.unknown..=most).map_err(|e| format!("after opening: {e}"))?;
         self.history.decide(commits);
         self.unknown = 0;
-        if self.options.durability.waits_for_disk() {
-            // What such an open shows has been decided: it must not change again. Any other shows what a power cut may take.
-            self.history.acknowledge(self.disk.now());
-        }
+        // What an open shows has been decided: it must not change again.
+        self.history.acknowledge(self.disk.now());
         self.store = Some(store);
         self.jobs = Jobs::cleaning_from(DEAD_BYTES_MIN);
         Ok(Step::Done)
