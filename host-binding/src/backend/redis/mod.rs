@@ -17,7 +17,7 @@
 //!
 //! Weighed: `SCAN` instead of the sorted set. It costs no memory, but it visits the whole database for each bucket, may give a key
 //! twice, and knows no order; a listing must give each key once. A hash of value and mark instead of one string: it counts by itself, but
-//! docs/decisions/0040 has what it costs. The value alone: a guard that compares values takes A→B→A for nothing. So data that
+//! docs/decisions/0018 has what it costs. The value alone: a guard that compares values takes A→B→A for nothing. So data that
 //! other programs keep in Redis is not served.
 
 mod changes;
