@@ -644,10 +644,11 @@ fn disagreement(store: &Store, entry: &RunEntry<'_>, settled: u64) -> Result<Opt
         None if deleted || has_expired() => Ok(None),
         None if !store.0.commits.catalogue.is_live(entry.bucket) => Ok(None),
         None => {
-            // Deleted since: then the log says so by now.
+            // Deleted since: then the log says so by now, if only by an older tombstone, moved meanwhile, where runs hold neither the
+            // entry nor what deleted it any more.
             let now = commits.index.view(commits, guard)?;
             match newest(&now, entry.bucket, entry.key) {
-                Ok(Some(stamp)) if stamp <= entry.stamp => {
+                Ok(Some(stamp)) if stamp <= entry.stamp && stamp & KIND != DELETED => {
                     Ok(Some(format!("it has version {version} in the key index, and is not in the directory")))
                 }
                 _ => Ok(None),
