@@ -769,9 +769,12 @@ impl Commits {
             let group = self.group.lock();
             (group.expected, (group.sync_us / 2).min(GATHER_US_MAX))
         };
+        if expected < 2 {
+            return;
+        }
         let begun = Stopwatch::start();
         let (mut came, mut last) = (0, 0);
-        while came < expected && expected > 1 {
+        while came < expected {
             let (now, us) = (self.group.lock().queue.len(), begun.us());
             if now > came {
                 (came, last) = (now, us);

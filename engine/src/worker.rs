@@ -34,7 +34,7 @@ const SYNC_AFTER: Duration = Duration::from_secs(1);
 /// ... and no more bytes than this: then writers are faster than the disk, and too much is at stake.
 const UNSYNCED_BYTES_MAX: u64 = 768 << 20;
 
-/// Steps of cleaning in a round, while writers are slowed until it has caught up: some ten milliseconds.
+/// Steps of cleaning in a round, while writers are slowed until it has caught up.
 const CLEANING_STEPS_MAX: usize = 16;
 
 /// Wakes a background thread.
@@ -256,8 +256,7 @@ impl Jobs {
         }
     }
 
-    /// A step of cleaning; several while writers are slowed for its sake, since sorting the keys of one step of a run takes as long
-    /// as those.
+    /// A step of cleaning; several while writers are slowed for its sake: the other work of a round would make them wait longer.
     fn clean(&mut self, commits: &Commits, mood: Mood) -> Result<Progress> {
         let mut progress = self.cleaner.step(commits, mood)?;
         for _ in 1..CLEANING_STEPS_MAX {

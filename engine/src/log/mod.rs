@@ -1013,7 +1013,7 @@ fn prepared_at_a_time(capacity: u64) -> u64 {
 }
 
 /// Where the step ends that `bytes` bytes end in: zeros that begin and end at such places are written, and their pages mapped,
-/// in large pieces (100 us for 256 KiB, 129 otherwise).
+/// in large pieces.
 fn whole_steps(bytes: u64, capacity: u64) -> u64 {
     bytes.next_multiple_of(prepared_at_a_time(capacity).clamp(1, PREPARED_BYTES_MAX))
 }
