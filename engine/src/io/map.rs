@@ -514,6 +514,15 @@ impl Region {
         Ok(end)
     }
 
+    /// Says that the region, which is closed, will not be opened again: where the file is not mapped all is in it by now, and the
+    /// memory that it was put together in can be had again. Whether it is on the disk does not matter: a slow one would have
+    /// memory grow without bound.
+    pub(crate) fn release_memory(&self) {
+        if let Memory::Unmapped(unmapped) = &self.memory {
+            unmapped.close(self.published());
+        }
+    }
+
     /// Lowers the limit of a closed region, which must not go below what is filled.
     pub(crate) fn lower(&self, limit: u64) {
         assert!(
@@ -745,9 +754,6 @@ impl Region {
         self.let_go(&(from..self.bytes));
         let synced = file.sync();
         self.read_ahead(from, self.published());
-        if let Memory::Unmapped(unmapped) = &self.memory {
-            unmapped.close(self.published());
-        }
         self.memory.check()?;
         synced
     }

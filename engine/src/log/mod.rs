@@ -415,6 +415,7 @@ impl Log {
             grow.next = Some(next);
             return Err(e);
         }
+        full.region.release_memory();
         self.unsynced.lock().push(full.clone());
         self.next_ready.store(false, Ordering::Relaxed);
         self.active.replace(next, guard);
