@@ -8,6 +8,7 @@ use kvasi_bench::keys::{Values, key};
 use kvasi_wasmtime::backend::LocalBucket;
 use kvasi_wasmtime::bindings::store::Error as WitError;
 use kvasi_wasmtime::{Rights, Utf8Bytes, WasiKeyValueCtx, WasiKeyValueCtxView, WasiKeyValueView};
+use std::cell::OnceCell;
 use std::sync::Arc;
 use wasmtime::component::{
     Component, ComponentType, Linker, Lower, Resource, ResourceTable, ResourceType, WasmList, WasmStr,
@@ -19,7 +20,8 @@ pub(crate) struct Hosts {
     engine: Engine,
     draft: Component,
     draft2: Component,
-    pooling: Pooling,
+    /// Made where it is asked for: it reserves more addresses than a profiler's machine has.
+    pooling: OnceCell<Pooling>,
 }
 
 /// The same with instances from a pool, as hosts have it that make one for each request.
@@ -76,7 +78,15 @@ impl Hosts {
         config.concurrency_support(false);
         let engine = Engine::new(&config)?;
         let (draft, draft2) = (Draft::One.component(&engine)?, Draft::Two.component(&engine)?);
-        Ok(Hosts { engine, draft, draft2, pooling: Pooling::new()? })
+        Ok(Hosts { engine, draft, draft2, pooling: OnceCell::new() })
+    }
+
+    fn pooling(&self) -> Result<&Pooling> {
+        if let Some(made) = self.pooling.get() {
+            return Ok(made);
+        }
+        let made = Pooling::new()?;
+        Ok(self.pooling.get_or_init(|| made))
     }
 
     /// wasmtime-wasi-keyvalue: a `HashMap` of the classes' keys.
@@ -87,9 +97,9 @@ impl Hosts {
 
     /// The same, an instance for each request.
     pub(crate) fn peer_requests(&self, classes: &[Class]) -> Result<Box<dyn Run>> {
-        let keyvalue = peer_ctx(classes)?;
-        let linker = peer_linker(&self.pooling.engine)?;
-        Ok(Box::new(Requests::new(&linker, &self.pooling.draft, move || PeerState::new(&keyvalue))?))
+        let (keyvalue, pooling) = (peer_ctx(classes)?, self.pooling()?);
+        let linker = peer_linker(&pooling.engine)?;
+        Ok(Box::new(Requests::new(&linker, &pooling.draft, move || PeerState::new(&keyvalue))?))
     }
 
     /// kvasi-wasmtime over a bucket of that store, filled here.
@@ -102,8 +112,9 @@ impl Hosts {
     /// The same, an instance for each request; the bucket is full already.
     pub(crate) fn kvasi_requests(&self, store: &kvasi::Store) -> Result<Box<dyn Run>> {
         let keyvalue = WasiKeyValueCtx::builder().bucket("", store.bucket("bench")?).build();
-        let linker = kvasi_linker(&self.pooling.engine)?;
-        Ok(Box::new(Requests::new(&linker, &self.pooling.draft2, move || KvasiState::new(&keyvalue))?))
+        let pooling = self.pooling()?;
+        let linker = kvasi_linker(&pooling.engine)?;
+        Ok(Box::new(Requests::new(&linker, &pooling.draft2, move || KvasiState::new(&keyvalue))?))
     }
 
     /// kvasi-wasmtime over any bucket, as it is.

@@ -44,6 +44,9 @@ struct Arguments {
     /// Leave out the store of 1 M keys.
     #[arg(long)]
     small: bool,
+    /// So many calls a slice, not timed: for a profiler that counts instructions.
+    #[arg(long)]
+    calls: Option<u32>,
     /// Turns of each host in the rows beside SQLite, half a second each; 0 leaves those rows out.
     #[arg(long, default_value_t = 5)]
     turns: usize,
@@ -143,7 +146,7 @@ fn main() -> Result<()> {
             let mut runs: Vec<(&str, &mut dyn Run, Class)> =
                 vec![("peer", &mut *peer, class), ("kvasi", &mut *kvasi, class)];
             runs.retain(|(host, ..)| arguments.hosts.iter().any(|wanted| wanted == host));
-            told(row, &measure(row, &mut runs, arguments.slices)?, &mut report)?;
+            told(row, &measure(row, &mut runs, &arguments)?, &mut report)?;
             continue;
         }
         let mut peer = hosts.peer(&[class])?;
@@ -162,7 +165,7 @@ fn main() -> Result<()> {
             runs.push(("million", &mut **million, class));
         }
         runs.retain(|(host, ..)| arguments.hosts.iter().any(|wanted| wanted == host));
-        told(row, &measure(row, &mut runs, arguments.slices)?, &mut report)?;
+        told(row, &measure(row, &mut runs, &arguments)?, &mut report)?;
     }
     drop((disk, disk_million));
     small.close()?;
@@ -212,8 +215,14 @@ fn rows() -> Vec<Row> {
 fn measure<'a>(
     row: &Row,
     runs: &mut [(&'a str, &mut dyn Run, Class)],
-    slices: usize,
+    arguments: &Arguments,
 ) -> Result<Vec<(&'a str, f64, f64)>> {
+    if let Some(calls) = arguments.calls {
+        for _ in 0..arguments.slices {
+            runs.iter_mut().try_for_each(|(host, run, class)| counted(row, host, *run, *class, calls))?;
+        }
+        return Ok(Vec::new());
+    }
     let mut calls = Vec::with_capacity(runs.len());
     for (host, run, class) in runs.iter_mut() {
         // Warm up, and find how many calls make a slice.
@@ -228,8 +237,8 @@ fn measure<'a>(
             n *= 2;
         }
     }
-    let mut measured = vec![Vec::with_capacity(slices); runs.len()];
-    for _ in 0..slices {
+    let mut measured = vec![Vec::with_capacity(arguments.slices); runs.len()];
+    for _ in 0..arguments.slices {
         for (((host, run, class), &calls), measured) in runs.iter_mut().zip(&calls).zip(&mut measured) {
             measured.push(slice(row, host, *run, *class, calls)?);
         }
@@ -241,11 +250,17 @@ fn measure<'a>(
     Ok(summed.collect())
 }
 
-/// Nanoseconds a call. Fails if the guest did not find what is there.
+/// Nanoseconds a call.
 fn slice(row: &Row, host: &str, run: &mut dyn Run, class: Class, calls: u32) -> Result<f64> {
     let before = clock::thread();
-    let counted = run.run(row.call, calls, class)?;
+    counted(row, host, run, class, calls)?;
     let spent = clock::thread() - before;
+    Ok(spent.as_nanos() as f64 / f64::from(calls) / f64::from(row.per_call))
+}
+
+/// Makes the calls. Fails if the guest did not find what is there.
+fn counted(row: &Row, host: &str, run: &mut dyn Run, class: Class, calls: u32) -> Result<()> {
+    let counted = run.run(row.call, calls, class)?;
     let per_call = match row.call {
         Call::Keys => 0,
         Call::Exists | Call::Set | Call::Open => 1,
@@ -258,5 +273,5 @@ fn slice(row: &Row, host: &str, run: &mut dyn Run, class: Class, calls: u32) -> 
     if counted != per_call * u64::from(calls) {
         return Err(format!("{}, {host}: {counted} counted, {} expected", row.name, per_call * u64::from(calls)).into());
     }
-    Ok(spent.as_nanos() as f64 / f64::from(calls) / f64::from(row.per_call))
+    Ok(())
 }
