@@ -29,6 +29,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    #[inline]
     pub(crate) fn check(&self) -> Result<()> {
         if self.dropped.load(Ordering::Acquire) { Err(Error::invalid("the bucket was dropped")) } else { Ok(()) }
     }

@@ -32,7 +32,7 @@ use crate::checksum::Seed;
 use crate::codec::{Reader, hex16, name16};
 use crate::directory::Cell;
 use crate::error::Error;
-use crate::io::map::{Apart, Region};
+use crate::io::map::{Apart, Region, prefetch_record};
 use crate::io::{File, cut, write_full};
 use crate::log::record::{Defect, HEAD_BYTES_MAX, Kind, Record};
 use crate::seeded::{Bug, seeded};
@@ -174,6 +174,7 @@ impl Segment {
     }
 
     /// Records before this offset were not checked yet.
+    #[inline]
     pub(crate) fn unchecked(&self) -> u64 {
         self.unchecked.load(Ordering::Relaxed)
     }
@@ -224,17 +225,26 @@ impl Segment {
         verify: bool,
         guard: &'g Guard,
     ) -> Result<(Record<'g>, u64), Defect> {
-        match self.region.slice(offset..self.region.published()) {
+        match self.region.rest(offset) {
             Some(bytes) if verify || offset < self.unchecked() => Record::verify(bytes, self.seed(offset)),
             Some(bytes) => Record::parse(bytes),
             None => self.record_not_mapped(offset, true, guard),
         }
     }
 
+    /// As [`Segment::record`], of what most reads find: a plain record (see there) in a mapping, that need not be checked. `None` for
+    /// all else. What comes after its first line is asked for before that is looked at.
+    #[inline]
+    pub(crate) fn plain_record(&self, offset: u64, verify: bool) -> Option<(Record<'_>, u64)> {
+        let bytes = self.region.rest(offset)?;
+        prefetch_record(bytes);
+        if verify || offset < self.unchecked() { None } else { Record::parse_plain(bytes) }
+    }
+
     /// The record at `offset`, whatever its checksum says.
     #[inline]
     pub(crate) fn record_as_it_is<'g>(&'g self, offset: u64, guard: &'g Guard) -> Result<(Record<'g>, u64), Defect> {
-        match self.region.slice(offset..self.region.published()) {
+        match self.region.rest(offset) {
             Some(bytes) => Record::parse(bytes),
             None => self.record_not_mapped(offset, false, guard),
         }
@@ -316,6 +326,14 @@ impl Segment {
             return Some(view.slice(start..end));
         }
         self.region.is_mapped().then(|| self.grown_view(start..end, guard))
+    }
+
+    /// As [`Segment::view`], of the bytes that begin at `first`, which may lie elsewhere: a record that was read from the file.
+    #[inline]
+    pub(crate) fn view_from(&self, first: &[u8], len: usize, guard: &Guard) -> Option<Bytes> {
+        let view = self.view.load(guard);
+        let start = (first.as_ptr() as usize).wrapping_sub(view.as_ptr() as usize);
+        (start <= view.len() && len <= view.len() - start).then(|| view.slice(start..start + len))
     }
 
     fn grown_view(&self, range: Range<usize>, guard: &Guard) -> Bytes {

@@ -39,12 +39,14 @@ pub struct Value {
 }
 
 impl Value {
+    #[inline]
     pub(crate) fn new(found: &Found<'_>, guard: &Guard) -> Value {
-        let (key, value) = (found.record.key.len() as u64, found.record.value.len() as u64);
-        let start = found.key_offset();
-        let view = found.segment.view(start..start + key + value, guard);
-        let bytes = view.unwrap_or_else(|| [found.record.key, found.record.value].concat().into());
-        Value { bytes, key_bytes: key as u32, version: Version(found.version()) }
+        let (key, value) = (found.record.key, found.record.value);
+        let bytes = match found.segment.view_from(key, key.len() + value.len(), guard) {
+            Some(bytes) => bytes,
+            None => view(found, guard),
+        };
+        Value { bytes, key_bytes: key.len() as u32, version: Version(found.version()) }
     }
 
     /// Names the write that this value came from.
@@ -58,6 +60,7 @@ impl Value {
     }
 
     /// The value as a `Bytes` over the same memory; no copy, no allocation.
+    #[inline]
     pub fn into_bytes(self) -> Bytes {
         let mut bytes = self.bytes;
         bytes.advance(self.key_bytes as usize);
@@ -68,6 +71,15 @@ impl Value {
     pub fn key_bytes(&self) -> Bytes {
         self.bytes.slice(..self.key_bytes as usize)
     }
+}
+
+/// Key and value of a record that no view of its segment has yet, or that is a copy already.
+#[cold]
+fn view(found: &Found<'_>, guard: &Guard) -> Bytes {
+    let (key, value) = (found.record.key, found.record.value);
+    let start = found.key_offset();
+    let view = found.segment.view(start..start + (key.len() + value.len()) as u64, guard);
+    view.unwrap_or_else(|| [key, value].concat().into())
 }
 
 impl Deref for Value {

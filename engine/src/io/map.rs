@@ -378,6 +378,12 @@ fn gone() -> io::Error {
     io::Error::other("a part of the mapped file is gone: it was cut short, or the device has failed")
 }
 
+/// Asks for the first cache lines of these bytes, as many as a record of a short key and value takes. A hint.
+#[inline]
+pub(crate) fn prefetch_record(bytes: &[u8]) {
+    bytes.iter().step_by(LINE_BYTES).take(PREFETCHED_LINES).for_each(prefetch);
+}
+
 impl Region {
     /// A region over `map` whose first `filled` bytes are already there; `open` if more may be appended.
     pub(crate) fn new(map: Map, filled: u64, open: bool) -> Region {
@@ -457,6 +463,7 @@ impl Region {
     }
 
     /// Bytes that are complete and will not change.
+    #[inline]
     pub(crate) fn published(&self) -> u64 {
         self.ends.published.load(Ordering::Acquire)
     }
@@ -649,6 +656,15 @@ impl Region {
         })
     }
 
+    /// As [`Region::slice`], from `start` to the end of what is published, which is looked up once.
+    #[inline]
+    pub(crate) fn rest(&self, start: u64) -> Option<&[u8]> {
+        let Memory::Mapped(map) = &self.memory else { return None };
+        let len = self.published().checked_sub(start)?;
+        // SAFETY: as in `slice`: the range ends where `published` does.
+        Some(unsafe { std::slice::from_raw_parts(map.memory.as_ptr().add(start as usize), len as usize) })
+    }
+
     /// Whether [`Region::slice`] lends anything.
     pub(crate) fn is_mapped(&self) -> bool {
         matches!(self.memory, Memory::Mapped(_))
@@ -702,8 +718,7 @@ impl Region {
     /// Asks for the cache lines from `at` on that a record of a short key and value takes. A hint.
     #[inline]
     pub(crate) fn prefetch(&self, at: u64) {
-        let bytes = self.slice(at..self.published()).unwrap_or_default();
-        bytes.iter().step_by(LINE_BYTES).take(PREFETCHED_LINES).for_each(prefetch);
+        prefetch_record(self.rest(at).unwrap_or_default());
     }
 
     /// Waits until the published bytes of `range` are on the disk. For anonymous memory there is nothing to wait for.

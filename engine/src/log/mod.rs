@@ -710,6 +710,12 @@ impl Log {
         Arc::ptr_eq(self.active.load(guard), segment)
     }
 
+    /// As [`Log::record_of`], of what most reads find: see [`Segment::plain_record`].
+    #[inline]
+    pub(crate) fn plain_record<'s>(&self, segment: &'s Segment, offset: u64) -> Option<(Record<'s>, u64)> {
+        segment.plain_record(offset, self.verify)
+    }
+
     /// The record at an offset of a segment.
     pub(crate) fn record_of<'s>(
         &self,
@@ -753,10 +759,8 @@ impl Log {
         let (segment, offset) = self.locate(place, guard)?;
         // What comes after its first line is on its way while that is looked at.
         segment.region.prefetch(offset);
-        match segment.record(offset, self.verify, guard) {
-            Ok((record, bytes)) => Ok(Found { segment, offset, bytes, record }),
-            Err(defect) => Err(segment.no_record(offset, defect)),
-        }
+        let (record, bytes) = self.record_of(segment, offset, guard)?;
+        Ok(Found { segment, offset, bytes, record })
     }
 
     /// All below this log position survives a power cut.
