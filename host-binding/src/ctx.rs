@@ -84,7 +84,7 @@ pub struct Limits {
     /// Most compare-and-swap handles at once in one instance; each keeps a value alive. Default: 256.
     pub cas_handles_max: usize,
     /// Most calls of one component at once, over all its instances: those that write, and those that wait for a network.
-    /// One more is told `busy`. Default: 256.
+    /// One more is told `busy`. Default: 256. A million is as good as any number above.
     pub calls_at_once_max: usize,
     /// Most bytes of keys and values that those calls bring; a call that is alone passes in any case. One more is told `busy`.
     /// Default: 256 MiB.
@@ -170,6 +170,12 @@ impl Grant {
 
     pub(crate) fn meters(&self) -> Option<&Meters> {
         self.meters.as_ref()
+    }
+
+    /// Whether calls that only read pass the gates too.
+    #[inline]
+    pub(crate) fn counts_reads(&self) -> bool {
+        self.reads_count
     }
 
     /// Takes a place at the gates; `false` for a call that passes without: a read that neither waits nor is counted by a rate.

@@ -9,7 +9,7 @@
 use crate::{Code, Error, Limits};
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 /// What a call asks of a gate.
@@ -29,8 +29,7 @@ pub struct Gate(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    calls: Taken,
-    bytes: Taken,
+    inside: Inside,
     rate: Option<Rate>,
     write_rate: Option<Rate>,
 }
@@ -40,8 +39,7 @@ impl Gate {
     /// `written_keys_per_second_max`.
     pub fn new(limits: &Limits) -> Gate {
         Gate(Arc::new(Inner {
-            calls: Taken::new(limits.calls_at_once_max),
-            bytes: Taken::new(limits.queued_bytes_max),
+            inside: Inside::new(limits),
             rate: limits.keys_per_second_max.map(Rate::new),
             write_rate: limits.written_keys_per_second_max.map(Rate::new),
         }))
@@ -54,22 +52,18 @@ impl Gate {
 
     /// Calls inside now.
     pub fn calls(&self) -> usize {
-        self.0.calls.now.load(Ordering::Relaxed)
+        self.0.inside.now().0 as usize
     }
 
     /// Bytes that calls inside have brought.
     pub fn queued_bytes(&self) -> usize {
-        self.0.bytes.now.load(Ordering::Relaxed)
+        self.0.inside.now().1 as usize
     }
 
     /// Takes a place; who has it must [`leave`](Gate::leave) it.
     pub(crate) fn enter(&self, load: Load) -> Result<(), Error> {
         let inner = &*self.0;
-        if !inner.calls.take(1) {
-            return Err(Error::new(Code::Busy));
-        }
-        if !inner.bytes.take(load.bytes) {
-            inner.calls.give_back(1);
+        if !inner.inside.take(load.bytes as u64) {
             return Err(Error::new(Code::Busy));
         }
         let keys = load.keys.max(1);
@@ -82,32 +76,48 @@ impl Gate {
     }
 
     pub(crate) fn leave(&self, load: Load) {
-        self.0.bytes.give_back(load.bytes);
-        self.0.calls.give_back(1);
+        self.0.inside.give_back(load.bytes as u64);
     }
 }
 
-/// A count with an upper bound.
+/// Calls inside and the bytes that they brought, each with an upper bound: in one word, since every write takes and gives back.
 #[derive(Debug)]
-struct Taken {
-    now: AtomicUsize,
-    max: usize,
+struct Inside {
+    /// Calls above, bytes in the lower [`BYTES_BITS`] bits.
+    now: AtomicU64,
+    calls_max: u64,
+    bytes_max: u64,
 }
 
-impl Taken {
-    fn new(max: usize) -> Self {
-        Taken { now: AtomicUsize::new(0), max }
+/// Up to 16 TiB.
+const BYTES_BITS: u32 = 44;
+const BYTES_MASK: u64 = (1 << BYTES_BITS) - 1;
+
+impl Inside {
+    fn new(limits: &Limits) -> Self {
+        let calls_max = (limits.calls_at_once_max as u64).min(u64::MAX >> BYTES_BITS);
+        Inside { now: AtomicU64::new(0), calls_max, bytes_max: (limits.queued_bytes_max as u64).min(BYTES_MASK) }
     }
 
-    /// Never above the bound, not for an instant: two that race for the last place do not both lose it. What is over the
-    /// bound all by itself passes when nothing else is there, or no later moment would ever be right for it.
-    fn take(&self, more: usize) -> bool {
-        let add = |now: usize| now.checked_add(more).filter(|then| *then <= self.max || (now == 0 && self.max > 0));
+    fn now(&self) -> (u64, u64) {
+        let now = self.now.load(Ordering::Relaxed);
+        (now >> BYTES_BITS, now & BYTES_MASK)
+    }
+
+    /// Never above a bound, not for an instant: two that race for the last place do not both lose it. What is over the bound of
+    /// bytes all by itself passes when no other bytes are there, or no later moment would ever be right for it.
+    fn take(&self, bytes: u64) -> bool {
+        let add = |now: u64| {
+            let (calls, queued) = (now >> BYTES_BITS, now & BYTES_MASK);
+            let then = queued.checked_add(bytes).filter(|then| *then <= BYTES_MASK)?;
+            let fits = calls < self.calls_max && (then <= self.bytes_max || (queued == 0 && self.bytes_max > 0));
+            fits.then_some((calls + 1) << BYTES_BITS | then)
+        };
         self.now.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
     }
 
-    fn give_back(&self, less: usize) {
-        self.now.fetch_sub(less, Ordering::Relaxed);
+    fn give_back(&self, bytes: u64) {
+        self.now.fetch_sub(1 << BYTES_BITS | bytes, Ordering::Relaxed);
     }
 }
 
@@ -148,6 +158,7 @@ impl Rate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicUsize;
 
     fn load(bytes: usize) -> Load {
         Load { keys: 1, bytes, writes: true }
@@ -175,6 +186,23 @@ mod tests {
         busy(&gate, 1, "what is over the bound by itself goes alone");
         gate.leave(load(11));
         assert_eq!((gate.calls(), gate.queued_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn bounds_beyond_what_the_word_holds_are_those_of_the_word() {
+        let gate =
+            Gate::new(&Limits { calls_at_once_max: usize::MAX, queued_bytes_max: usize::MAX, ..Limits::default() });
+        let most = BYTES_MASK as usize;
+        gate.enter(load(most)).unwrap();
+        busy(&gate, 1, "a byte over");
+        gate.enter(load(0)).unwrap();
+        assert_eq!((gate.calls(), gate.queued_bytes()), (2, most));
+        gate.leave(load(most));
+        gate.leave(load(0));
+        busy(&gate, most + 1, "more than can be counted");
+        assert_eq!((gate.calls(), gate.queued_bytes()), (0, 0));
+        let closed = Gate::new(&Limits { calls_at_once_max: 0, ..Limits::default() });
+        busy(&closed, 0, "nobody passes");
     }
 
     #[test]

@@ -42,10 +42,18 @@ pub(crate) fn get(grant: &Arc<Grant>, pace: Pace, key: &str) -> Reply<Option<Byt
     grant.call("get", Rights::READ, read(key), weigh, || {
         check_key(&grant.limits, key)?;
         let reply_bytes_max = grant.limits.reply_bytes_max;
-        Ok(grant.at(pace).get(key).and_then(move |value| {
-            within(value.as_ref().map_or(0, Bytes::len), reply_bytes_max)?;
-            Ok(value)
-        }))
+        match grant.at(pace).get(key) {
+            Reply::Now(value) => {
+                if let Ok(Some(value)) = &value {
+                    within(value.len(), reply_bytes_max)?;
+                }
+                Ok(Reply::Now(value))
+            }
+            later => Ok(later.and_then(move |value| {
+                within(value.as_ref().map_or(0, Bytes::len), reply_bytes_max)?;
+                Ok(value)
+            })),
+        }
     })
 }
 
@@ -142,8 +150,49 @@ pub(crate) fn write(keys: usize, bytes: usize) -> Load {
 impl Grant {
     /// A call from its beginning to its end, at once or later: asks for the right and for a place at the gates, makes the call,
     /// and turns a failure into what the guest may know of it. `weigh` tells how many bytes of keys and values an answer has.
+    ///
+    /// A read that no gate counts and nobody looks at, as most are, has nothing of all that but the call.
     #[inline]
     pub(crate) fn call<R: 'static>(
+        self: &Arc<Self>,
+        name: &'static str,
+        needed: Rights,
+        load: Load,
+        weigh: impl FnOnce(&R) -> usize + Send + 'static,
+        call: impl FnOnce() -> Result<Reply<R>, Error>,
+    ) -> Reply<R, Refusal> {
+        if load.writes {
+            return self.call_through(name, needed, load, weigh, call);
+        }
+        if !self.passes(needed) {
+            return self.call_apart(name, needed, load, weigh, call);
+        }
+        match call() {
+            Ok(Reply::Now(Ok(answer))) => Reply::Now(Ok(answer)),
+            Ok(Reply::Now(Err(error))) | Err(error) => Reply::Now(Err(error.for_guest(&self.name, name))),
+            Ok(Reply::Later(answer)) => {
+                let grant = self.clone();
+                Reply::later(async move { answer.await.map_err(|error| error.for_guest(&grant.name, name)) })
+            }
+        }
+    }
+
+    /// As [`Grant::call_through`], out of the way of the calls that need none of it.
+    #[cold]
+    #[inline(never)]
+    fn call_apart<R: 'static>(
+        self: &Arc<Self>,
+        name: &'static str,
+        needed: Rights,
+        load: Load,
+        weigh: impl FnOnce(&R) -> usize + Send + 'static,
+        call: impl FnOnce() -> Result<Reply<R>, Error>,
+    ) -> Reply<R, Refusal> {
+        self.call_through(name, needed, load, weigh, call)
+    }
+
+    #[inline]
+    fn call_through<R: 'static>(
         self: &Arc<Self>,
         name: &'static str,
         needed: Rights,
@@ -171,6 +220,12 @@ impl Grant {
                 })
             }
         }
+    }
+
+    /// Whether a call that only reads is granted, passes without the gates, and is nobody's to hear of.
+    #[inline]
+    fn passes(&self, needed: Rights) -> bool {
+        self.rights.contains(needed) && !self.counts_reads() && !observe::wanted(self.meters())
     }
 
     #[inline]
