@@ -40,6 +40,7 @@ impl Shell {
         let mut child = Command::new(env!("CARGO_BIN_EXE_kvasi"))
             .args(args)
             .current_dir(self.dir.path())
+            .env("XDG_CACHE_HOME", self.path("cache"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -112,6 +113,53 @@ fn a_second_run_finds_what_the_first_stored() {
         assert!(Path::new(&shell.path("kvasi-data")).is_dir());
         assert_eq!(shell.ok(&["get", "visits/count"], 0), "2");
     }
+}
+
+/// Files of code that wasmtime has kept below `dir`.
+#[cfg(target_os = "linux")]
+fn kept(dir: &Path) -> Vec<std::path::PathBuf> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .flat_map(|path| if path.is_dir() { kept(&path) } else { vec![path] })
+        .filter(|path| path.extension().is_none())
+        .collect()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_second_start_compiles_nothing() {
+    const KEPT: &str = "the component was compiled, and its code is kept";
+    const BEFORE: &str = "the component was compiled before";
+    let shell = Shell::new();
+    let component = guest("visits-c");
+    let run = |more: &[&str], told: &str| {
+        let output = shell.run_with(&[&["--log-level", "debug", "run", &component], more].concat(), b"");
+        let log = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{log}");
+        assert!(log.contains(told), "no {told:?} in: {log}");
+    };
+    let cache = shell.dir.path().join("cache");
+    run(&["--no-cache"], "the component was compiled");
+    assert!(!cache.exists(), "nothing is kept where nothing is to be");
+    run(&[], KEPT);
+    let [code] = kept(&cache).try_into().expect("one component, one file");
+    run(&[], BEFORE);
+    assert_eq!(kept(&cache), std::slice::from_ref(&code));
+
+    // What a power cut may leave of the file is no code, and is made again.
+    let whole = std::fs::read(&code).unwrap();
+    for left in [&whole[..whole.len() / 2], &vec![0; whole.len()], &[]] {
+        std::fs::write(&code, left).unwrap();
+        run(&[], KEPT);
+        assert_eq!(std::fs::read(&code).unwrap(), whole);
+    }
+
+    let own = shell.path("own");
+    run(&["--cache", &own], KEPT);
+    run(&["--cache", &own], BEFORE);
+    std::process::Command::new("chmod").args(["755", &own]).status().unwrap();
+    run(&["--cache", &own], "is open to other users");
 }
 
 #[test]

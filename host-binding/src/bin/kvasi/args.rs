@@ -1,5 +1,6 @@
 //! The command line: what it says, in types. Nothing is opened here.
 
+use crate::compiled::Compiled;
 use crate::conformance::suite::guest::Language;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use kvasi_wasmtime::Target;
@@ -228,9 +229,22 @@ pub(crate) struct ComponentArgs {
     /// A configuration file: buckets, grants, limits. Flags go over it.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// Where compiled code is kept for the next start; a directory of mode 700. [default: kvasi/compiled in the user's cache directory]
+    #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
+    pub(crate) cache: Option<PathBuf>,
+    /// Compile the component, whether or not its code was kept, and keep nothing.
+    #[arg(long)]
+    pub(crate) no_cache: bool,
     /// An environment variable for the component. May be given several times.
     #[arg(long = "env", value_name = "K=V", value_parser = variable)]
     pub(crate) env: Vec<(String, String)>,
+}
+
+impl ComponentArgs {
+    /// Where compiled code is kept.
+    pub(crate) fn compiled(&self) -> Compiled {
+        if self.no_cache { Compiled::NOT_KEPT } else { Compiled::kept_in(self.cache.as_deref()) }
+    }
 }
 
 #[derive(Debug, ClapArgs)]

@@ -3,6 +3,7 @@
 //! Flow: path -> bytes -> [`load`] -> [`check_imports`] -> `run`. What is wrong is said in terms of the file, before
 //! anything of it runs.
 
+use crate::compiled::Compiled;
 use crate::failure::Failure;
 use kvasi_wasmtime::Shapes;
 use std::path::Path;
@@ -59,15 +60,20 @@ pub(crate) fn clock(engine: &Engine, epoch: Duration) {
 }
 
 /// Reads and compiles a component.
-pub(crate) fn load(path: &Path) -> Result<Component, Failure> {
+pub(crate) fn load(path: &Path, compiled: &Compiled) -> Result<Component, Failure> {
     let bytes = read(path)?;
     // Most components have no `async` function; with what serves them every host call costs about a third more.
-    compile(&bytes, false).or_else(|_| compile(&bytes, true)).map_err(|error| unaccepted(path, &error))
+    let component = compile(&bytes, false, compiled).or_else(|_| compile(&bytes, true, compiled));
+    let component = component.map_err(|error| unaccepted(path, &error))?;
+    compiled.tell();
+    Ok(component)
 }
 
-/// Reads a component and compiles it for this engine.
-pub(crate) fn load_for(engine: &Engine, path: &Path) -> Result<Component, Failure> {
-    Component::new(engine, read(path)?).map_err(|error| unaccepted(path, &error))
+/// Reads a component and compiles it for this engine, which was configured by `compiled`.
+pub(crate) fn load_for(engine: &Engine, path: &Path, compiled: &Compiled) -> Result<Component, Failure> {
+    let component = Component::new(engine, read(path)?).map_err(|error| unaccepted(path, &error))?;
+    compiled.tell();
+    Ok(component)
 }
 
 fn unaccepted(path: &Path, error: &wasmtime::Error) -> Failure {
@@ -97,8 +103,9 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-fn compile(bytes: &[u8], concurrent: bool) -> wasmtime::Result<Component> {
+fn compile(bytes: &[u8], concurrent: bool, compiled: &Compiled) -> wasmtime::Result<Component> {
     let mut config = Config::new();
+    compiled.configure(&mut config);
     config.concurrency_support(concurrent).wasm_component_model_implements(true);
     Component::new(&Engine::new(&config)?, bytes)
 }

@@ -7,6 +7,7 @@
 //! trapped; any other is the component's own.
 
 mod args;
+mod compiled;
 mod component;
 mod conformance;
 mod copy;

@@ -8,7 +8,6 @@ use crate::component;
 use crate::failure::Failure;
 use kvasi_wasmtime::config::{BucketConfig, Config};
 use kvasi_wasmtime::{Target, WasiKeyValueCtx, WasiKeyValueCtxView, WasiKeyValueView};
-use std::path::Path;
 use std::process::ExitCode;
 use wasmtime::Store;
 use wasmtime::component::{Linker, ResourceTable};
@@ -41,7 +40,7 @@ impl WasiKeyValueView for Host {
 }
 
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
-    let command = command(&args.component.component)?;
+    let command = command(&args.component)?;
     let opened = config(&args.component)?.open()?;
     let keyvalue = opened.context(&component::name(&args.component.component));
     let host = Host { wasi: wasi(args), keyvalue, table: ResourceTable::new() };
@@ -58,8 +57,9 @@ enum Command {
     Async(p3::CommandPre<Host>),
 }
 
-fn command(path: &Path) -> Result<Command, Failure> {
-    let component = component::load(path)?;
+fn command(args: &ComponentArgs) -> Result<Command, Failure> {
+    let path = &args.component;
+    let component = component::load(path, &args.compiled())?;
     let shapes = component::check_imports(path, &component, component::World::Command)?;
     let engine = component.engine();
     let fail = |error: wasmtime::Error| Failure::new(format!("{} does not link: {error:#}", path.display()));

@@ -11,6 +11,7 @@
 //! ticks come from a thread outside the runtime, whose threads may all be in guests. Requests that a guest makes are refused.
 
 use crate::args::ServeArgs;
+use crate::compiled::Compiled;
 use crate::component::{self, World};
 use crate::failure::Failure;
 use crate::run;
@@ -115,9 +116,10 @@ struct Server {
 }
 
 pub(crate) fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
-    let engine = engine(args)?;
+    let compiled = args.component.compiled();
+    let engine = engine(args, &compiled)?;
     component::clock(&engine, TICK);
-    let proxy = proxy(&engine, args)?;
+    let proxy = proxy(&engine, args, &compiled)?;
     let metrics =
         args.metrics.map(|at| crate::metrics::Endpoint::install().map(|endpoint| (at, endpoint))).transpose()?;
     let mut config = run::config(&args.component)?;
@@ -158,7 +160,7 @@ fn memory_bytes(args: &ServeArgs) -> usize {
     (args.request_memory.get() as usize).saturating_mul(1 << 20)
 }
 
-fn engine(args: &ServeArgs) -> Result<Engine, Failure> {
+fn engine(args: &ServeArgs, compiled: &Compiled) -> Result<Engine, Failure> {
     let places = args.requests_at_once.get();
     let parts = places.saturating_mul(PARTS_MAX);
     let mut pool = PoolingAllocationConfig::new();
@@ -174,6 +176,7 @@ fn engine(args: &ServeArgs) -> Result<Engine, Failure> {
         .linear_memory_keep_resident(64 << 10)
         .table_keep_resident(16 << 10);
     let mut config = wasmtime::Config::new();
+    compiled.configure(&mut config);
     // A proxy of WASI 0.2 cannot use it, and it costs each host call about a third of its time.
     config.concurrency_support(false).epoch_interruption(true).wasm_component_model_implements(true);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
@@ -189,9 +192,9 @@ fn engine(args: &ServeArgs) -> Result<Engine, Failure> {
     }
 }
 
-fn proxy(engine: &Engine, args: &ServeArgs) -> Result<ProxyPre<Host>, Failure> {
+fn proxy(engine: &Engine, args: &ServeArgs, compiled: &Compiled) -> Result<ProxyPre<Host>, Failure> {
     let path = &args.component.component;
-    let component = component::load_for(engine, path)?;
+    let component = component::load_for(engine, path, compiled)?;
     component::check_imports(path, &component, World::Proxy)?;
     let fail = |error: wasmtime::Error| Failure::new(format!("{} does not link: {error:#}", path.display()));
     let mut linker = Linker::new(engine);

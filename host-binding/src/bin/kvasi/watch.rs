@@ -5,6 +5,7 @@
 //! A store in a directory is one process's: writes come from the component itself, or were made before. A service's are anybody's.
 
 use crate::args::WatchArgs;
+use crate::compiled::Compiled;
 use crate::component;
 use crate::failure::Failure;
 use crate::run::config;
@@ -42,8 +43,9 @@ impl WasiKeyValueView for Host {
 
 pub(crate) fn run(args: &WatchArgs) -> Result<ExitCode, Failure> {
     let path = &args.component.component;
-    let engine = engine()?;
-    let linked = linked(&engine, path)?;
+    let compiled = args.component.compiled();
+    let engine = engine(&compiled)?;
+    let linked = linked(&engine, path, &compiled)?;
     let name = component::name(path);
     let opened = config(&args.component)?.open()?;
     let env = args.component.env.clone();
@@ -71,16 +73,17 @@ pub(crate) fn run(args: &WatchArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn engine() -> Result<Engine, Failure> {
+fn engine(compiled: &Compiled) -> Result<Engine, Failure> {
     let mut config = wasmtime::Config::new();
+    compiled.configure(&mut config);
     config.concurrency_support(false).epoch_interruption(true).wasm_component_model_implements(true);
     let engine = Engine::new(&config).map_err(|error| Failure::new(format!("wasmtime does not start: {error:#}")))?;
     component::clock(&engine, EPOCH);
     Ok(engine)
 }
 
-fn linked(engine: &Engine, path: &Path) -> Result<InstancePre<Host>, Failure> {
-    let component = component::load_for(engine, path)?;
+fn linked(engine: &Engine, path: &Path, compiled: &Compiled) -> Result<InstancePre<Host>, Failure> {
+    let component = component::load_for(engine, path, compiled)?;
     let shapes = component::check_imports(path, &component, component::World::Command)?;
     if shapes.is_async() {
         let text = format!("{} imports async functions: a watcher is called synchronously", path.display());
