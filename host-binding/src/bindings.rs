@@ -2,6 +2,32 @@
 //!
 //! Flow: `../wit` -> here -> `link`, which registers the calls by hand and answers with these types. A downstream
 //! `bindgen!` with `with: { "wasi:keyvalue": kvasi_wasmtime::bindings }` reuses them, and so meets the same handles.
+//!
+//! A world of an embedder's own that imports `wasi:keyvalue`, or `wasmcloud:keyvalue`, links these calls like any other interface's. Here a world
+//! of a shape with `async` functions; the modules [`draft`], [`draft2_b`] and this one itself, with `imports: { default: trappable }`, do for
+//! the shapes without:
+//!
+//! ```
+//! # #[cfg(feature = "p3")] mod host {
+//! use kvasi_wasmtime::{WasiKeyValue, WasiKeyValueView};
+//! use wasmtime::component::Linker;
+//!
+//! mod world {
+//!     wasmtime::component::bindgen!({
+//!         inline: "package app:host; world uses { include wasmcloud:keyvalue/imports@0.2.0; }",
+//!         path: "../wit/wasmcloud",
+//!         world: "app:host/uses",
+//!         imports: { default: async | store | trappable },
+//!         with: { "wasmcloud:keyvalue": kvasi_wasmtime::bindings::wasmcloud },
+//!     });
+//! }
+//!
+//! fn link<T: WasiKeyValueView + 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+//!     world::Uses::add_to_linker::<_, WasiKeyValue>(linker, T::keyvalue)
+//! }
+//! # }
+//! ```
+//!
 //! Invariant: nothing here is written by hand, so that a change of `wit/` shows as a compile error in `link`.
 
 mod draft2 {
@@ -49,6 +75,24 @@ pub mod draft2_b {
     }
     pub use super::{atomics, store};
     pub use generated::wasi::keyvalue::batch;
+}
+
+/// The types of form C of `wasi:keyvalue@0.2.0-draft2`: form A with every function `async`.
+#[cfg(feature = "p3")]
+pub mod draft2_c {
+    mod generated {
+        #![allow(missing_docs, unreachable_pub, clippy::all, reason = "generated; the WIT files carry the text")]
+        wasmtime::component::bindgen!({
+            path: "../wit/draft2-c",
+            world: "wasi:keyvalue/imports",
+            imports: { default: async | store | trappable },
+            with: {
+                "wasi:keyvalue/store.bucket": crate::Bucket,
+                "wasi:keyvalue/atomics.cas": crate::Cas,
+            },
+        });
+    }
+    pub use generated::wasi::keyvalue::{atomics, batch, store};
 }
 
 /// The types of `wasmcloud:keyvalue@0.2.0`.

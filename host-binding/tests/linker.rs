@@ -24,6 +24,30 @@ mod downstream {
     });
 }
 
+/// Worlds over the shapes whose functions are `async`.
+mod downstream_async {
+    pub(crate) mod form_c {
+        wasmtime::component::bindgen!({
+            inline: "package test:downstream;
+                     world uses { include wasi:keyvalue/imports@0.2.0-draft2; }",
+            path: "../wit/draft2-c",
+            world: "test:downstream/uses",
+            imports: { default: async | store | trappable },
+            with: { "wasi:keyvalue": kvasi_wasmtime::bindings::draft2_c },
+        });
+    }
+    pub(crate) mod wasmcloud {
+        wasmtime::component::bindgen!({
+            inline: "package test:downstream;
+                     world uses { include wasmcloud:keyvalue/imports@0.2.0; }",
+            path: "../wit/wasmcloud",
+            world: "test:downstream/uses",
+            imports: { default: async | store | trappable },
+            with: { "wasmcloud:keyvalue": kvasi_wasmtime::bindings::wasmcloud },
+        });
+    }
+}
+
 struct State {
     wasi: WasiCtx,
     keyvalue: WasiKeyValueCtx,
@@ -58,9 +82,9 @@ fn component(engine: &Engine) -> Component {
     Component::from_file(engine, path).unwrap()
 }
 
-fn state() -> (State, MemoryOutputPipe) {
+fn state(script: &str) -> (State, MemoryOutputPipe) {
     let output = MemoryOutputPipe::new(1 << 16);
-    let wasi = WasiCtx::builder().stdin(MemoryInputPipe::new(SCRIPT)).stdout(output.clone()).build();
+    let wasi = WasiCtx::builder().stdin(MemoryInputPipe::new(script.to_owned())).stdout(output.clone()).build();
     let bucket = Memory::new().unwrap().bucket("main").unwrap();
     let keyvalue = WasiKeyValueCtx::builder().grant("main", bucket, Rights::ALL).build();
     (State { wasi, keyvalue, table: ResourceTable::new() }, output)
@@ -72,7 +96,7 @@ fn serves(add: impl FnOnce(&mut Linker<State>) -> wasmtime::Result<()>) {
     let mut linker = Linker::new(&engine);
     wasmtime_wasi::p2::add_to_linker_sync(&mut linker).unwrap();
     add(&mut linker).unwrap();
-    let (state, output) = state();
+    let (state, output) = state(SCRIPT);
     let mut store = Store::new(&engine, state);
     let command = sync::Command::instantiate(&mut store, &component(&engine), &linker).unwrap();
     command.wasi_cli_run().call_run(&mut store).unwrap().unwrap();
@@ -105,13 +129,74 @@ fn an_asynchronous_host_serves() {
     let mut linker = Linker::new(&engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker).unwrap();
     kvasi_wasmtime::add_to_linker_async(&mut linker).unwrap();
-    let (state, output) = state();
+    let (state, output) = state(SCRIPT);
     let mut store = Store::new(&engine, state);
     wasmtime_wasi::runtime::in_tokio(async {
         let command = Command::instantiate_async(&mut store, &component(&engine), &linker).await.unwrap();
         command.wasi_cli_run().call_run(&mut store).await.unwrap().unwrap();
     });
     assert_eq!(String::from_utf8(output.contents().to_vec()).unwrap(), ANSWERS);
+}
+
+/// What a probe whose functions are `async` answers to a script, with what `add` adds.
+fn answers(
+    probe: &str,
+    script: &str,
+    add: impl FnOnce(&mut Linker<State>, &Component) -> wasmtime::Result<()>,
+) -> String {
+    let engine = Engine::default();
+    let path = format!("{}/guests/prebuilt/{probe}.wasm", env!("CARGO_MANIFEST_DIR"));
+    let component = Component::from_file(&engine, path).unwrap();
+    let mut linker = Linker::new(&engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker).unwrap();
+    add(&mut linker, &component).unwrap();
+    let (state, output) = state(script);
+    let mut store = Store::new(&engine, state);
+    wasmtime_wasi::runtime::in_tokio(async {
+        use wasmtime_wasi::p3::bindings::Command;
+        let command = Command::instantiate_async(&mut store, &component, &linker).await.unwrap();
+        let run = store.run_concurrent(async |store| command.wasi_cli_run().call_run(store).await);
+        run.await.unwrap().unwrap().unwrap();
+    });
+    String::from_utf8(output.contents().to_vec()).unwrap()
+}
+
+#[test]
+fn a_downstream_world_of_form_c_serves_as_our_own_linking_does() {
+    let downstream = answers("probe-draft2-c-c", SCRIPT, |linker, _| {
+        downstream_async::form_c::Uses::add_to_linker::<_, WasiKeyValue>(linker, WasiKeyValueView::keyvalue)
+    });
+    assert_eq!(downstream, ANSWERS);
+}
+
+#[test]
+fn a_downstream_world_of_wasmcloud_serves_as_our_own_linking_does() {
+    let script = "open 0 main\nopen 1 none\nset 0 k 1\nget 0 k\nexists 0 k\nincrement 0 k 4\nset-new 0 k 2\n\
+        set-new 0 new 2\nset-ttl 0 gone v 0\nget 0 gone\nset-ttl 0 long v 3600000\nget 0 long\nversion 0 absent\n\
+        swap-if 0 k 6 - 5\nswap-if 0 k 7 - 5\nswap-if 0 k 7 no-token -\nswap-if 0 k 7 - -\nset-many 0 a=1 b=2\n\
+        get-many 0 a x b\ndelete-many 0 a\ndelete 0 b\nlist 0 -\nlist 0 bad\nset 0 k @8388609\ndrop 0\n";
+    let ours = answers("probe-wasmcloud-c", script, |linker, component| {
+        kvasi_wasmtime::link_async(linker, component).map(drop)
+    });
+    for answer in [
+        "6 ok 5",
+        "7 err precondition-failed",
+        "10 none",
+        "12 some v",
+        "14 ok",
+        "15 stale 6",
+        "17 err invalid-argument",
+        "19 ok 3 a=1 - b=2",
+        "22 keys 3 k long new cursor -",
+        "24 err other(too-large)",
+        "25 ok",
+    ] {
+        assert!(ours.lines().any(|line| line == answer), "no {answer:?} in:\n{ours}");
+    }
+    let downstream = answers("probe-wasmcloud-c", script, |linker, _| {
+        downstream_async::wasmcloud::Uses::add_to_linker::<_, WasiKeyValue>(linker, WasiKeyValueView::keyvalue)
+    });
+    assert_eq!(downstream, ours);
 }
 
 #[test]

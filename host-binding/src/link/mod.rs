@@ -12,6 +12,8 @@ mod calls;
 mod draft;
 mod draft2;
 mod host;
+#[cfg(feature = "p3")]
+mod host_async;
 mod host_drafts;
 mod shape;
 mod signatures;

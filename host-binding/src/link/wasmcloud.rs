@@ -95,6 +95,14 @@ pub(super) fn add<T: Send + 'static>(
     }
 }
 
+/// What a `set` asks of a back end.
+pub(super) fn options_of(options: Option<WitOptions>) -> SetOptions {
+    options.map_or_else(SetOptions::default, |options| SetOptions {
+        ttl: options.ttl_ms.map(Duration::from_millis),
+        if_absent: options.if_not_exists,
+    })
+}
+
 fn set<T: Send + 'static>(instance: &mut Instance<'_, T>, access: Access<T>) -> Result<()> {
     type Set = (Resource<Bucket>, WasmStr, WasmList<u8>, Option<WitOptions>);
     access.define(
@@ -103,10 +111,7 @@ fn set<T: Send + 'static>(instance: &mut Instance<'_, T>, access: Access<T>) -> 
         move |cx, pace, (this, key, value, options): Set| {
             let bucket = access.view(cx).bucket(&this)?;
             let (key, value) = (key.to_str(&*cx)?, value.as_le_slice(&*cx));
-            let options = options.map_or_else(SetOptions::default, |options| SetOptions {
-                ttl: options.ttl_ms.map(Duration::from_millis),
-                if_absent: options.if_not_exists,
-            });
+            let options = options_of(options);
             if options == SetOptions::default() {
                 return Ok(store::set(&bucket.grant, pace, &key, value).and_then(|()| Ok(true)));
             }
