@@ -96,8 +96,9 @@ impl Bucket {
             for (keys, seen) in keys.chunks(PREFETCHED).zip(seen.chunks(PREFETCHED)) {
                 commits.prefetch(seen.iter().map(|seen| seen.hash), guard);
                 for (key, seen) in keys.iter().zip(seen) {
-                    let found = commits.get_hashed(seen.hash, self.entry.id, key.as_ref(), guard)?;
-                    answers.push(make(answers.len(), found.map(|found| Value::new(&found, guard))));
+                    let mut found = None;
+                    commits.look_up(seen.hash, self.entry.id, key.as_ref(), guard, &mut found)?;
+                    answers.push(make(answers.len(), found.as_ref().map(|found| Value::new(found, guard))));
                 }
             }
             Ok(())

@@ -61,8 +61,9 @@ impl Bucket {
     pub fn get(&self, key: &[u8]) -> Result<Option<Value>> {
         self.entry.check()?;
         let guard = &epoch::pin();
-        let found = self.store.0.commits.get(self.entry.id, key, guard)?;
-        Ok(found.map(|found| Value::new(&found, guard)))
+        let (commits, mut found) = (&self.store.0.commits, None);
+        commits.look_up(commits.hash(self.entry.id, key), self.entry.id, key, guard, &mut found)?;
+        Ok(found.as_ref().map(|found| Value::new(found, guard)))
     }
 
     /// Copies the value of a key into `into`, in place of what it held; `None`, and nothing in it, if there is none.

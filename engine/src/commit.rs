@@ -253,13 +253,32 @@ impl Commits {
         key: &[u8],
         guard: &'g Guard,
     ) -> Result<Option<Found<'g>>> {
-        let (mut found, mut damage) = (None, None);
+        let mut found = None;
+        self.look_up(hash, bucket, key, guard, &mut found)?;
+        Ok(found)
+    }
+
+    /// As [`Commits::get_hashed`], into `found`, which is `None`: what was found is a dozen words, which would be copied once more.
+    #[inline(always)]
+    pub(crate) fn look_up<'g>(
+        &'g self,
+        hash: u64,
+        bucket: u64,
+        key: &[u8],
+        guard: &'g Guard,
+        found: &mut Option<Found<'g>>,
+    ) -> Result<()> {
+        let mut damage = None;
         self.directory
-            .find(hash, guard, |place| pass_by(self.is_key(place, bucket, key, guard, &mut found), &mut damage))?;
+            .find(hash, guard, |place| pass_by(self.is_key(place, bucket, key, guard, found), &mut damage))?;
         match damage {
-            Some(damage) if found.is_none() => Err(damage),
-            _ => Ok(found.filter(|found| !found.is_expired())),
+            Some(damage) if found.is_none() => return Err(damage),
+            _ => {}
         }
+        if found.as_ref().is_some_and(Found::is_expired) {
+            *found = None;
+        }
+        Ok(())
     }
 
     /// Asks for the memory that looking at these keys takes: of all of them at once, where one look after another would wait

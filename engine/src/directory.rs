@@ -32,6 +32,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 use crossbeam_epoch::{self as epoch, Atomic, Guard, Owned};
 use parking_lot::{Mutex, MutexGuard};
+use smallvec::{SmallVec, smallvec};
 
 use crate::error::Result;
 use crate::io::map::Words;
@@ -190,7 +191,8 @@ struct Counts {
 /// The parts of a shard: the one for a hash stands at the `depth` bits that follow the shard's.
 struct Table {
     depth: u32,
-    parts: Vec<Part>,
+    /// The only one of a shard, up to some 6,000 keys, lies in the table: one memory miss less on the way to a key.
+    parts: SmallVec<[Part; 1]>,
 }
 
 #[repr(align(128))]
@@ -470,7 +472,7 @@ impl Directory {
         let shard = |_| Shard {
             changes: AtomicU64::new(0),
             lock: Mutex::default(),
-            table: Cell::new(Table { depth: 0, parts: vec![Part::new(1, 0)] }),
+            table: Cell::new(Table { depth: 0, parts: smallvec![Part::new(1, 0)] }),
         };
         Directory { shards: (0..shards).map(shard).collect(), growth: AtomicU32::new(AS_NEEDED) }
     }
@@ -735,7 +737,7 @@ impl Directory {
             if 1usize << depth > found.len().checked_mul(TABLE_TO_PARTS_MAX)? {
                 return None;
             }
-            let mut table = Vec::with_capacity(1 << depth);
+            let mut table = SmallVec::with_capacity(1 << depth);
             for part in found {
                 table.extend(std::iter::repeat_n(part.clone(), 1 << (depth - part.depth)));
             }
