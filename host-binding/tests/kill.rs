@@ -14,7 +14,7 @@ const ROUNDS: usize = 3;
 
 fn kvasi(store: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kvasi"));
-    command.current_dir(store.parent().unwrap());
+    command.current_dir(store.parent().unwrap()).env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"));
     command
 }
 

@@ -19,7 +19,8 @@ fn visits(guests: &[PathBuf]) -> Vec<String> {
     let kvasi = std::env::var_os("KVASI_COMMAND").unwrap_or_else(|| env!("CARGO_BIN_EXE_kvasi").into());
     let visit = |(guest, name): (&PathBuf, &str)| {
         let mut command = Command::new(&kvasi);
-        let output = command.arg("run").arg(guest).args(["--", name]).current_dir(dir.path()).output().unwrap();
+        command.current_dir(dir.path()).env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"));
+        let output = command.arg("run").arg(guest).args(["--", name]).output().unwrap();
         assert!(output.status.success(), "{}: {}", guest.display(), String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };

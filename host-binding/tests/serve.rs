@@ -28,6 +28,7 @@ impl Server {
             .args(["serve", &guest, "--listen", "127.0.0.1:0"])
             .args(args)
             .current_dir(dir.path())
+            .env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"))
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
