@@ -233,6 +233,22 @@ impl File for RealFile {
         Ok(())
     }
 
+    #[cfg(target_os = "linux")]
+    fn promise(&self, bytes: u64) -> io::Result<()> {
+        use std::os::fd::AsRawFd;
+        let Ok(len) = libc::off_t::try_from(bytes) else { return Ok(()) };
+        // SAFETY: an open descriptor, and numbers.
+        if unsafe { libc::fallocate(self.0.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, 0, len) } == 0 {
+            return Ok(());
+        }
+        let e = io::Error::last_os_error();
+        match e.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Err(e),
+            // A file system that does not know the call.
+            _ => Ok(()),
+        }
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.0.sync_data()
     }

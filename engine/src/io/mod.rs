@@ -89,6 +89,11 @@ pub(crate) trait File: Send + Sync + Debug {
     /// Makes sure that the first `bytes` bytes have a place on the disk, so that writing through a mapping cannot fail
     /// for want of space; they read as zeros where nothing was written. Extends the file.
     fn reserve(&self, bytes: u64) -> io::Result<()>;
+    /// Has the system keep space for the first `bytes` bytes, without making the file longer: what is written there does not fail
+    /// for want of it. Where the system cannot do that, nothing. Only a want of space is an error.
+    fn promise(&self, _bytes: u64) -> io::Result<()> {
+        Ok(())
+    }
     /// Makes bytes and length survive a power cut.
     fn sync(&self) -> io::Result<()>;
     /// Maps the first `bytes` bytes; for a [`map::Region`], which looks whether files are to be mapped. If writable, and the system is one that can ([`MAPS_PAST_END`]), the file may be shorter:

@@ -619,6 +619,9 @@ struct World {
     fault_hits: u64,
     /// Bytes that fit.
     quota: Option<u64>,
+    /// Space is kept for files that ask for it, and how far each did.
+    keeps_promises: bool,
+    promised: BTreeMap<usize, u64>,
     random: u64,
     /// Counts processes: the handles of an earlier one do nothing any more.
     boot: u64,
@@ -747,11 +750,18 @@ impl World {
     }
 
     /// How much of a file that grows from `len` to `want` fits.
-    fn fitting(&self, len: u64, want: u64) -> u64 {
+    fn fitting(&self, file: usize, len: u64, want: u64) -> u64 {
+        let len = self.promised.get(&file).map_or(len, |promised| len.max(*promised));
         match self.quota {
-            Some(quota) if want > len => want.min(len + quota.saturating_sub(self.platter.used_bytes())),
+            Some(quota) if want > len => want.min(len + quota.saturating_sub(self.used_bytes())),
             _ => want,
         }
+    }
+
+    fn used_bytes(&self) -> u64 {
+        let is_there = |file: &&usize| self.platter.names.values().any(|there| there == *file);
+        let kept = |file: &usize| self.promised[file].saturating_sub(self.platter.files[*file].cache.len() as u64);
+        self.platter.used_bytes() + self.promised.keys().filter(is_there).map(kept).sum::<u64>()
     }
 
     /// Whether a part of a file can be read.
@@ -1039,7 +1049,13 @@ impl SimDisk {
     }
 
     pub(crate) fn used_bytes(&self) -> u64 {
-        self.world.lock().platter.used_bytes()
+        self.world.lock().used_bytes()
+    }
+
+    /// Has the disk keep space for files that ask for it, as some file systems do.
+    #[cfg(test)]
+    pub(crate) fn keep_promises(&self) {
+        self.world.lock().keeps_promises = true;
     }
 
     /// To be called when a synced commit is acknowledged and all before it are: a breach if the disk could still lose it.
@@ -1207,7 +1223,7 @@ impl File for SimFile {
         }
         let asked = if failure.is_some() { from.len().div_ceil(2) } else { from.len() };
         let len = world.platter.files[self.file].cache.len() as u64;
-        let end = world.fitting(len, offset + asked as u64);
+        let end = world.fitting(self.file, len, offset + asked as u64);
         let n = end.saturating_sub(offset) as usize;
         if n == 0 && asked > 0 {
             return Err(io::ErrorKind::StorageFull.into());
@@ -1233,7 +1249,7 @@ impl File for SimFile {
         if bytes <= len {
             return Ok(());
         }
-        let end = world.fitting(len, bytes);
+        let end = world.fitting(self.file, len, bytes);
         if end > len {
             world.record(Op::Resize { file: self.file, to: end });
         }
@@ -1242,6 +1258,20 @@ impl File for SimFile {
             _ if end < bytes => Err(io::ErrorKind::StorageFull.into()),
             _ => Ok(()),
         }
+    }
+
+    fn promise(&self, bytes: u64) -> io::Result<()> {
+        let mut world = self.disk.world.lock();
+        if !world.keeps_promises {
+            return Ok(());
+        }
+        let len = world.platter.files[self.file].cache.len() as u64;
+        if world.fitting(self.file, len, bytes) < bytes {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let promised = world.promised.entry(self.file).or_default();
+        *promised = bytes.max(*promised);
+        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {

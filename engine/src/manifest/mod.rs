@@ -22,6 +22,8 @@ use superblock::Superblock;
 
 /// Length from which on a manifest is written anew at the next open.
 const REWRITE_BYTES: u64 = 64 << 10;
+/// Space is kept for it in blocks of so many bytes.
+const PROMISED_BYTES: u64 = 4096;
 /// A manifest longer than this was not written by us.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
@@ -163,6 +165,8 @@ pub(crate) struct Manifest {
     superblock: Superblock,
     file: Arc<dyn File>,
     bytes: u64,
+    /// So far the disk keeps space for the file.
+    promised: u64,
     state: State,
     /// An append failed: what the file ends in is unknown.
     broken: bool,
@@ -174,7 +178,7 @@ impl Manifest {
     /// Makes the manifest of a new store that holds what `state` says; file and name are on the disk then.
     pub(crate) fn create(disk: Arc<dyn Disk>, superblock: Superblock, state: State) -> Result<Manifest> {
         let (file, bytes) = write_new(&*disk, &superblock, &state)?;
-        Ok(Manifest { disk, superblock, file, bytes, state, broken: false, torn: false })
+        Ok(Manifest { disk, superblock, file, bytes, promised: 0, state, broken: false, torn: false })
     }
 
     /// Reads the present manifest. Changes nothing.
@@ -190,7 +194,8 @@ impl Manifest {
         };
         let bytes = io::read_whole(&*file, FILE_BYTES_MAX).map_err(failed)?;
         let (state, torn) = fold(&name, &bytes, &superblock)?;
-        Ok(Manifest { disk, superblock, file, bytes: bytes.len() as u64, state, broken: false, torn })
+        let bytes = bytes.len() as u64;
+        Ok(Manifest { disk, superblock, file, bytes, promised: 0, state, broken: false, torn })
     }
 
     pub(crate) fn state(&self) -> &State {
@@ -203,10 +208,16 @@ impl Manifest {
 
     /// Adds an edit; at return it is on the disk. Where there was no space for it the next one is written in its place;
     /// after any other failure the manifest takes no more.
+    ///
+    /// An edit by which the store gets larger is refused while there is no space for those by which it gets smaller: a disk that
+    /// is full to the last byte would stay so whatever is deleted.
     pub(crate) fn append(&mut self, edit: Edit) -> Result<()> {
         let name = file_name(self.superblock.manifest);
         if self.broken {
             return Err(Error::io(format_args!("{name} takes no more edits"), std::io::ErrorKind::Other.into()));
+        }
+        if matches!(edit, Edit::Add { .. } | Edit::AddRun { .. } | Edit::AddCheckpoint { .. }) {
+            self.promise()?;
         }
         let bytes = edit.encode(seed(&self.superblock, self.bytes));
         let failed = |e| Error::io(format_args!("cannot append to {name}"), e);
@@ -227,6 +238,19 @@ impl Manifest {
         Ok(())
     }
 
+    /// Sees to it that there is space for one more edit, the seal and the removal of every segment, the removal of every run, and
+    /// as many again.
+    fn promise(&mut self) -> Result<()> {
+        let edits = 16 + 4 * (self.state.segments.len() + self.state.runs.len());
+        let wanted = (self.bytes + (edits * EDIT_BYTES) as u64).next_multiple_of(PROMISED_BYTES);
+        if wanted > self.promised {
+            let name = file_name(self.superblock.manifest);
+            self.file.promise(wanted).map_err(|e| Error::io(format_args!("cannot keep space for {name}"), e))?;
+            self.promised = wanted;
+        }
+        Ok(())
+    }
+
     /// Makes the manifest ready for appending after it was read: one that was not closed, or has grown long, is written
     /// anew, since what a crashed process left in the system's cache may not be on the disk.
     pub(crate) fn take_over(&mut self) -> Result<()> {
@@ -236,7 +260,10 @@ impl Manifest {
             let edits =
                 io::read_whole(&*self.file, FILE_BYTES_MAX).and_then(|edits| io::write_full(&*self.file, 0, &edits));
             edits.map_err(|e| Error::io("cannot write the manifest again", e))?;
-            return self.append(Edit::Open);
+            self.append(Edit::Open)?;
+            // Without it the store opens all the same; the next segment needs it.
+            let _ = self.promise();
+            return Ok(());
         }
         self.state.closed = None;
         let old = self.superblock.manifest;
@@ -245,6 +272,8 @@ impl Manifest {
         next.write(&*self.disk)?;
         self.superblock = next;
         self.torn = false;
+        self.promised = 0;
+        let _ = self.promise();
         // Not there after all, or still in use somewhere: the next open tries again.
         let _ = self.disk.remove(&file_name(old));
         Ok(())

@@ -239,6 +239,33 @@ fn deletes_go_on_where_the_disk_is_full_and_what_is_kept_for_them_is_in_the_next
     assert_eq!(disk.violation(), None);
 }
 
+/// The manifest had no room to say that a segment is sealed or given up, and so the store stayed full whatever was deleted.
+#[test]
+fn a_disk_full_to_the_last_byte_is_emptied_by_what_is_dropped() {
+    let disk = SimDisk::new(Image::new(), 1);
+    disk.keep_promises();
+    let store = open(&disk).unwrap();
+    let bucket = store.bucket("b").unwrap();
+    let mut jobs = Jobs::cleaning_from(1);
+    for key in 0..200u32 {
+        bucket.set(&key.to_le_bytes(), &[1; 500]).unwrap();
+    }
+    disk.set_quota(Some(disk.used_bytes()));
+    let full = (1000..1100u32).find_map(|key| bucket.set(&key.to_le_bytes(), &[2; 500]).err()).unwrap();
+    assert_eq!(full.kind(), ErrorKind::NoSpace);
+    let used = disk.used_bytes();
+    assert!(store.drop_bucket("b").unwrap());
+    for _ in 0..300 {
+        jobs.round(&store.0.commits, false);
+    }
+    assert!(disk.used_bytes() < used / 2, "{} bytes of {used} are still in use", disk.used_bytes());
+    let again = store.bucket("again").unwrap();
+    for key in 0..50u32 {
+        again.set(&key.to_le_bytes(), &[3; 500]).unwrap();
+    }
+    assert_eq!(disk.violation(), None);
+}
+
 #[test]
 fn one_seed_is_one_run_to_the_byte() {
     let recording = |seed| {
