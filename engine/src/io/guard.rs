@@ -182,6 +182,7 @@ mod tests {
     use memmap2::MmapOptions;
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no signal handlers")]
     fn slots_are_taken_and_given_back() {
         let memory = MmapOptions::new().len(8192).map_anon().unwrap();
         let first = Guarded::new(memory.as_ptr(), 8192).unwrap().unwrap();
@@ -193,6 +194,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no signal handlers")]
     fn a_page_that_is_gone_is_blank_and_the_mapping_marked() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(3 * 4096).unwrap();

@@ -146,7 +146,7 @@ impl Map {
         Ok(Map { memory: Pooled::copied(bytes, len)?, of_file: false, watch })
     }
 
-    #[cfg(target_os = "linux")]
+    #[cfg(all(target_os = "linux", not(miri)))]
     fn is_watched(&self) -> bool {
         #[cfg(feature = "testing")]
         let is_watched = self.watch.is_some();
@@ -736,18 +736,23 @@ impl Region {
         if let Some(watch) = &map.watch {
             return watch.sync(range);
         }
+        // Miri has no call for it, and maps no files.
+        if cfg!(miri) && !map.of_file {
+            return Ok(());
+        }
         map.memory.flush_range(range.start as usize, (range.end - range.start) as usize)
     }
 
     /// Asks the system to make the pages of `range` present for writing, so that appending does not fault. A hint: errors do
     /// not matter, the fault comes later instead.
     pub(crate) fn populate(&self, range: Range<u64>) {
-        #[cfg(target_os = "linux")]
+        // Miri takes no advice.
+        #[cfg(all(target_os = "linux", not(miri)))]
         if let Some(map) = self.memory.map().filter(|map| !map.is_watched()) {
             let len = (range.end - range.start) as usize;
             let _ = map.memory.advise_range(memmap2::Advice::PopulateWrite, range.start as usize, len);
         }
-        #[cfg(not(target_os = "linux"))]
+        #[cfg(not(all(target_os = "linux", not(miri))))]
         let _ = range;
     }
 

@@ -369,38 +369,44 @@ mod tests {
     use crate::io::Disk;
     use crate::io::memory::MemoryDisk;
 
-    const BYTES: usize = 600_000;
+    const BYTES: usize = if cfg!(miri) { 20_000 } else { 600_000 };
+    const BUDGET: u64 = if cfg!(miri) { 16 << 10 } else { 128 << 10 };
 
-    fn byte(at: usize) -> u8 {
-        (at / 7) as u8
+    /// What the files hold: made, and compared, in one go, since Miri takes half a minute for as many bytes one by one.
+    fn content() -> &'static [u8] {
+        static CONTENT: OnceLock<Vec<u8>> = OnceLock::new();
+        CONTENT.get_or_init(|| {
+            let mut bytes = vec![0; BYTES];
+            bytes.chunks_mut(7).enumerate().for_each(|(i, chunk)| chunk.fill(i as u8));
+            bytes
+        })
     }
 
     fn file(disk: &MemoryDisk, name: &str) -> Arc<dyn File> {
         let file = disk.create(name).unwrap();
-        let bytes: Vec<u8> = (0..BYTES).map(byte).collect();
-        write_full(&*file, 0, &bytes).unwrap();
+        write_full(&*file, 0, content()).unwrap();
         file
     }
 
     fn is_right(bytes: &[u8], at: usize) -> bool {
-        bytes.iter().enumerate().all(|(i, found)| *found == byte(at + i))
+        *bytes == content()[at..at + bytes.len()]
     }
 
     #[test]
     fn memory_stays_within_the_budget_and_every_read_is_right() {
         let disk = MemoryDisk::default();
-        let budget = Arc::new(Budget::new(128 << 10));
+        let budget = Arc::new(Budget::new(BUDGET));
         let files: Vec<_> =
             (0..4).map(|i| Unmapped::closed(file(&disk, &i.to_string()), BYTES as u64, budget.clone())).collect();
         let mut at = 1;
-        for round in 0..if cfg!(miri) { 60 } else { 4000 } {
+        for round in 0..if cfg!(miri) { 20 } else { 4000 } {
             at = at * 48271 % 0x7fff_ffff;
             let (start, len) = (at % BYTES, (at >> 7) % 9000);
             let end = (start + len).min(BYTES);
             let guard = &epoch::pin();
             let bytes = files[round % 4].slice(start as u64..end as u64, guard).unwrap();
             assert!(bytes.len() == end - start && is_right(bytes, start));
-            assert!(budget.used() <= (128 << 10) + 3 * 12_288, "{} bytes", budget.used());
+            assert!(budget.used() <= BUDGET + 3 * 12_288, "{} bytes", budget.used());
         }
         drop(files);
         // Other tests hold on to epochs for a while.
@@ -421,7 +427,7 @@ mod tests {
         let unmapped = Unmapped::closed(file(&disk, "f"), BYTES as u64, budget);
         let guard = &epoch::pin();
         let first = unmapped.slice(100..9000, guard).unwrap();
-        for at in (0..BYTES as u64 - 5000).step_by(50_000) {
+        for at in (0..BYTES as u64 - 5000).step_by(BYTES / 12) {
             assert!(is_right(unmapped.slice(at..at + 5000, guard).unwrap(), at as usize));
         }
         assert!(is_right(first, 100));
@@ -430,13 +436,13 @@ mod tests {
     #[test]
     fn threads_that_read_the_same_pieces_see_whole_ones() {
         let disk = MemoryDisk::default();
-        let budget = Arc::new(Budget::new(40_000));
+        let budget = Arc::new(Budget::new(BYTES as u64 / 15));
         let unmapped = Unmapped::closed(file(&disk, "f"), BYTES as u64, budget);
         std::thread::scope(|scope| {
             for thread in 0..4usize {
                 let unmapped = &unmapped;
                 scope.spawn(move || {
-                    for round in 0..if cfg!(miri) { 30 } else { 3000 } {
+                    for round in 0..if cfg!(miri) { 10 } else { 3000 } {
                         let at = (round * 4099 + thread * 17) % (BYTES - 6000);
                         let guard = &epoch::pin();
                         assert!(is_right(unmapped.slice(at as u64..at as u64 + 6000, guard).unwrap(), at));
@@ -455,7 +461,7 @@ mod tests {
         unmapped.slice(0..10, guard).unwrap();
         file.set_len(5000).unwrap();
         assert_eq!(unmapped.slice(4000..9000, guard).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-        assert_eq!(unmapped.slice(4000..4096, guard).unwrap(), &(4000..4096).map(byte).collect::<Vec<_>>()[..]);
+        assert_eq!(unmapped.slice(4000..4096, guard).unwrap(), &content()[4000..4096]);
         assert!(unmapped.slice(0..BYTES as u64 + 1, guard).is_err());
     }
 }
