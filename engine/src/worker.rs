@@ -220,7 +220,12 @@ impl Jobs {
         self.quiet = end == self.seen_end && (self.quiet || self.rested);
         let next = match self.step(commits, interval) {
             Ok(next) => next,
-            Err(e) if e.kind() == ErrorKind::NoSpace => Next::WhenSpace,
+            Err(e) if e.kind() == ErrorKind::NoSpace => {
+                // The space of segments that were given up comes back when nobody can look at them any more, and epochs only move
+                // on when somebody asks.
+                epoch::pin().flush();
+                Next::WhenSpace
+            }
             Err(e) => {
                 commits.poison(e);
                 commits.wake_waiting();
@@ -335,10 +340,11 @@ impl Jobs {
             Err(e) if e.kind() != ErrorKind::NoSpace => return Err(e),
             runs => runs,
         };
-        let made_runs = runs?;
+        // Their files take space until then: before a full disk ends the round.
         if commits.log.has_retired() && !self.checkpointer.is_writing() {
             commits.log.free_slots_of_retired();
         }
+        let made_runs = runs?;
         // Not by what is retired, whose readers may be anybody's: what reaches the disk depends on this store alone.
         let idle = self.quiet && cleaning == Progress::None && !made_runs && !more_closed;
         if idle && commits.log.has_space_to_give_back() {

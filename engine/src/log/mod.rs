@@ -419,6 +419,7 @@ impl Log {
         self.unsynced.lock().push(full.clone());
         self.next_ready.store(false, Ordering::Relaxed);
         self.active.replace(next, guard);
+        guard.flush();
         self.asked.fetch_or(RING | SPACE, Ordering::Relaxed);
         Ok(true)
     }
@@ -504,6 +505,9 @@ impl Log {
         let segment = Arc::new(Segment::new(header, first_slot as u32, file, region));
         put_in_slots(&mut slots, &segment);
         self.slots.replace(slots, guard);
+        // The slots that were there hold on to their segments, and so to files that are removed by and by: this thread may have
+        // nothing to do for long, and would keep them.
+        guard.flush();
         grow.base += capacity;
         grow.next = Some(segment);
         self.next_ready.store(true, Ordering::Relaxed);
@@ -908,6 +912,7 @@ impl Log {
             }
         }
         self.slots.replace(slots, guard);
+        guard.flush();
         // Only now, or for a moment they would seem to belong to the log again.
         self.retired.lock().retain(|retired| !free.iter().any(|f| Arc::ptr_eq(f, &retired.segment)));
     }
