@@ -557,7 +557,7 @@ fn resume(
             let (filled, capacity) = (loaded.extent.end, loaded.header.capacity);
             // The first write prepares more; what deletes may need is had at once, if it can be had.
             let kept = if io::MAPS_PAST_END { (filled + capacity / 8).min(capacity) } else { capacity };
-            let limit = match loaded.file.reserve(kept) {
+            let limit = match loaded.file.reserve(kept, log::SYNCED_PIECE_BYTES) {
                 Ok(()) => kept,
                 Err(e) => match failed(e) {
                     full if io::MAPS_PAST_END && full.kind() == ErrorKind::NoSpace => filled,

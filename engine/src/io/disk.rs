@@ -16,6 +16,9 @@ use super::{Disk, File, pause};
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::Options;
 
+/// Zeros written at a time, at most.
+const PIECE_BYTES_MAX: usize = 256 << 10;
+
 /// The file whose lock says that the directory is in use. Its contents do not matter.
 pub(crate) const LOCK_FILE: &str = "LOCK";
 
@@ -221,12 +224,13 @@ impl File for RealFile {
     /// Writes zeros past the end. Where blocks are only promised (`fallocate`), the first touch of each page costs 2.8 us
     /// instead of 0.09, and a copy-on-write file system would not keep the promise; written zeros are kept by all but
     /// the latter.
-    fn reserve(&self, bytes: u64) -> io::Result<()> {
-        const ZEROS: &[u8] = &[0; 256 << 10];
+    fn reserve(&self, bytes: u64, piece: usize) -> io::Result<()> {
+        const ZEROS: &[u8] = &[0; PIECE_BYTES_MAX];
+        let piece = piece.min(PIECE_BYTES_MAX);
         let mut at = self.len()?;
         while at < bytes {
             // Up to a multiple of that: see `log::whole_steps`.
-            let n = (ZEROS.len() - at as usize % ZEROS.len()).min((bytes - at) as usize);
+            let n = (piece - at as usize % piece).min((bytes - at) as usize);
             super::write_full(self, at, &ZEROS[..n])?;
             at += n as u64;
         }

@@ -87,7 +87,7 @@ impl File for MemoryFile {
         Ok(())
     }
 
-    fn reserve(&self, _bytes: u64) -> io::Result<()> {
+    fn reserve(&self, _bytes: u64, _piece: usize) -> io::Result<()> {
         Ok(())
     }
 

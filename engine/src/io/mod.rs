@@ -87,8 +87,9 @@ pub(crate) trait File: Send + Sync + Debug {
     /// Cuts or extends with zeros.
     fn set_len(&self, bytes: u64) -> io::Result<()>;
     /// Makes sure that the first `bytes` bytes have a place on the disk, so that writing through a mapping cannot fail
-    /// for want of space; they read as zeros where nothing was written. Extends the file.
-    fn reserve(&self, bytes: u64) -> io::Result<()>;
+    /// for want of space; they read as zeros where nothing was written. Extends the file, by up to `piece` bytes at a time:
+    /// what is written in one call a system may keep as one piece of memory, and write back as a whole when a byte of it changes.
+    fn reserve(&self, bytes: u64, piece: usize) -> io::Result<()>;
     /// Has the system keep space for the first `bytes` bytes, without making the file longer: what is written there does not fail
     /// for want of it. Where the system cannot do that, nothing. Only a want of space is an error.
     fn promise(&self, _bytes: u64) -> io::Result<()> {

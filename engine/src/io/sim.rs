@@ -1242,7 +1242,7 @@ impl File for SimFile {
         Ok(())
     }
 
-    fn reserve(&self, bytes: u64) -> io::Result<()> {
+    fn reserve(&self, bytes: u64, _piece: usize) -> io::Result<()> {
         let mut world = self.disk.world.lock();
         let failure = world.call(self.disk.boot, &self.disk.dir, Call::Write)?;
         let len = world.platter.files[self.file].cache.len() as u64;
