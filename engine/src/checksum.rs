@@ -16,6 +16,11 @@ impl Seed {
         Seed((mixed ^ (mixed >> 32)) as u32)
     }
 
+    /// Whether every checksum of one is one of the other, here and, for two seeds of equal offsets, everywhere.
+    pub(crate) fn equals(self, other: Seed) -> bool {
+        self.0 == other.0
+    }
+
     /// The checksum of `bytes` in this place. Never 0, so that zeroed bytes never check.
     #[inline]
     pub(crate) fn checksum(self, bytes: &[u8]) -> u32 {

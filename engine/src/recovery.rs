@@ -295,7 +295,9 @@ fn refuse_lost_edits(disk: &Arc<dyn Disk>, manifest: &Manifest) -> Result<()> {
         let name = segment::file_name(number);
         let failed = |e| Error::io(format_args!("cannot read {name}"), e);
         let header = read_header(&*disk.open(&name).map_err(failed)?).map_err(failed)?;
+        // A file that was to become this segment, and still is the one that it was, says nothing.
         let link = Header::decode(&header, manifest.superblock().store)
+            .filter(|decoded| decoded.number == number)
             .and_then(|decoded| segment::decode_link(decoded.salt, &header));
         if link.is_some() {
             return Err(Error::corrupt(&name, 0, "the segment was in use, and the manifest does not know it"));

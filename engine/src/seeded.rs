@@ -22,6 +22,8 @@ pub(crate) enum Bug {
     NoHeaderSync,
     /// The file of a cleaned segment goes before the manifest says so.
     UnlinkBeforeEdit,
+    /// A segment whose file is recycled has the salt of the one before it.
+    SpareKeepsSalt,
     /// An edit of the manifest is not synced.
     NoManifestSync,
     /// The log goes on in a segment that a crash left.
@@ -140,13 +142,14 @@ pub(crate) enum Bug {
 
 /// All of them, with what each does.
 #[cfg(feature = "testing")]
-pub(crate) const BUGS: [(Bug, &str); 63] = [
+pub(crate) const BUGS: [(Bug, &str); 64] = [
     (Bug::NoLogSync, "a sync of the log does not reach the disk"),
     (Bug::AckBeforeSync, "a commit is acknowledged before its sync"),
     (Bug::NoSyncOfClosedSegment, "a full segment is not synced before the one after it is acknowledged"),
     (Bug::NoNameSync, "the name of a new segment is not synced"),
     (Bug::NoHeaderSync, "a segment is named by the manifest before its header is on the disk"),
     (Bug::UnlinkBeforeEdit, "the file of a cleaned segment goes before the manifest says so"),
+    (Bug::SpareKeepsSalt, "a segment whose file is recycled has the salt of the one before it"),
     (Bug::NoManifestSync, "an edit of the manifest is not synced"),
     (Bug::AppendAfterReopen, "the log goes on in a segment that a crash left"),
     (Bug::NoRewriteAfterCrash, "what a dead process left is believed to be on the disk after a sync of it"),

@@ -230,6 +230,33 @@ fn neither_store_changes_a_byte_of_the_other() {
     assert_eq!(state(&Store::open(path("store"), options(Durability::Os)).unwrap()), expected);
 }
 
+/// The files of segments that were cleaned become those of new ones, and are written over: not one that a backup has, too.
+#[test]
+fn what_a_backup_has_linked_is_not_written_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let options = Options::new().durability(Durability::Os).segment_bytes_max(1 << 20);
+    let store = Store::open(path("store"), options).unwrap();
+    let bucket = store.bucket("b").unwrap();
+    let waits = bucket.with_durability(Durability::Sync);
+    let write = |rounds: u32| {
+        for i in 0..rounds * 500 {
+            let bucket = if i % 500 == 0 { &waits } else { &bucket };
+            bucket.set(&(i % 3000).to_le_bytes(), &[i as u8; 900]).unwrap();
+            if i % 500 == 0 {
+                // Time for the cleaner, and too little of it for a rest.
+                std::thread::sleep(std::time::Duration::from_millis(3));
+            }
+        }
+    };
+    write(8);
+    let report = store.backup(path("backup")).unwrap();
+    assert!(report.linked_files > 0 || !cfg!(unix), "{report:?}");
+    let before = files(&path("backup"));
+    write(80);
+    assert!(files(&path("backup")) == before, "the backup has changed");
+}
+
 #[test]
 fn a_backup_goes_to_a_new_or_an_empty_directory_only() {
     let dir = tempfile::tempdir().unwrap();

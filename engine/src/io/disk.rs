@@ -16,9 +16,6 @@ use super::{Disk, File, pause};
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::Options;
 
-/// Zeros written at a time, at most.
-const PIECE_BYTES_MAX: usize = 256 << 10;
-
 /// The file whose lock says that the directory is in use. Its contents do not matter.
 pub(crate) const LOCK_FILE: &str = "LOCK";
 
@@ -163,6 +160,27 @@ impl Disk for RealDisk {
         sync_dir(&self.dir)
     }
 
+    fn recycles(&self) -> bool {
+        cfg!(unix)
+    }
+
+    #[cfg(unix)]
+    fn recycle(&self, old: &str, new: &str) -> io::Result<Arc<dyn File>> {
+        use std::os::unix::fs::MetadataExt;
+        let (old, new) = (self.dir.join(old), self.dir.join(new));
+        // Whoever has linked the file has it for good: a backup, or a tool that we do not know of.
+        let file = options(true).open(&old)?;
+        if file.metadata()?.nlink() != 1 {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        // Under a new name there must be nothing, and renaming would not say so.
+        if new.try_exists()? {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        fs::rename(old, new)?;
+        Ok(Arc::new(RealFile(file)))
+    }
+
     fn link_to(&self, name: &str, to: &dyn Disk) -> io::Result<()> {
         let Some(dir) = to.path() else { return Err(io::ErrorKind::Unsupported.into()) };
         fs::hard_link(self.dir.join(name), dir.join(name))
@@ -225,16 +243,7 @@ impl File for RealFile {
     /// instead of 0.09, and a copy-on-write file system would not keep the promise; written zeros are kept by all but
     /// the latter.
     fn reserve(&self, bytes: u64, piece: usize) -> io::Result<()> {
-        const ZEROS: &[u8] = &[0; PIECE_BYTES_MAX];
-        let piece = piece.min(PIECE_BYTES_MAX);
-        let mut at = self.len()?;
-        while at < bytes {
-            // Up to a multiple of that: see `log::whole_steps`.
-            let n = (piece - at as usize % piece).min((bytes - at) as usize);
-            super::write_full(self, at, &ZEROS[..n])?;
-            at += n as u64;
-        }
-        Ok(())
+        super::write_zeros(self, self.len()?, bytes, piece)
     }
 
     #[cfg(target_os = "linux")]

@@ -39,6 +39,15 @@ pub(crate) trait Disk: Send + Sync + Debug {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes creations and removals survive a power cut.
     fn sync_dir(&self) -> io::Result<()>;
+    /// Whether [`Disk::recycle`] is to be tried.
+    fn recycles(&self) -> bool {
+        false
+    }
+    /// Makes the file `old`, which nobody needs any more, the file `new`, with the bytes that it has: memory and blocks that are at
+    /// hand need not be had anew. As far as names go, a removal and a creation. An error leaves none of the two, or `old` alone.
+    fn recycle(&self, _old: &str, _new: &str) -> io::Result<Arc<dyn File>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Gives the file a second name, the same one, in another directory: one file from then on, that nobody may ever write
     /// again, cut or fill. An error wherever that cannot be done; the caller copies then.
     fn link_to(&self, _name: &str, _to: &dyn Disk) -> io::Result<()> {
@@ -156,6 +165,19 @@ pub(crate) fn write_full(file: &dyn File, offset: u64, from: &[u8]) -> io::Resul
             Err(e) if e.kind() == io::ErrorKind::Interrupted && interruptions < INTERRUPTIONS_MAX => interruptions += 1,
             Err(e) => return Err(e),
         }
+    }
+    Ok(())
+}
+
+/// Writes zeros from `from` to `to`, at most `piece` bytes at a time and up to multiples of that.
+pub(crate) fn write_zeros(file: &dyn File, from: u64, to: u64, piece: usize) -> io::Result<()> {
+    const ZEROS: &[u8] = &[0; 256 << 10];
+    let piece = piece.min(ZEROS.len());
+    let mut at = from;
+    while at < to {
+        let n = (piece - at as usize % piece).min((to - at) as usize);
+        write_full(file, at, &ZEROS[..n])?;
+        at += n as u64;
     }
     Ok(())
 }

@@ -74,6 +74,8 @@ pub(crate) enum Op {
     Create {
         file: usize,
         name: String,
+        /// The file that it begins as a copy of: one that is recycled.
+        from: Option<usize>,
     },
     /// A second name for a file.
     Link {
@@ -251,9 +253,10 @@ impl Platter {
         self.seq += 1;
         let seq = self.seq;
         match op {
-            Op::Create { file, name } => {
+            Op::Create { file, name, from } => {
                 debug_assert_eq!(*file, self.files.len());
-                self.files.push(FileState { name: name.clone(), ..FileState::default() });
+                let bytes = from.map(|from| self.files[from].clone()).unwrap_or_default();
+                self.files.push(FileState { name: name.clone(), ..bytes });
                 self.names.insert(name.clone(), *file);
                 self.pending_names.push(NameChange { seq, name: name.clone(), file: Some(*file) });
             }
@@ -424,7 +427,8 @@ impl Platter {
         let ours = |name: &str| directory_of(name) == dir && segment::number_of(base_of(name)).is_some();
         let segments = self.names.iter().filter(|(name, _)| ours(name));
         let mut writes = segments.flat_map(|(_, file)| &self.files[*file].pending);
-        writes.any(|(_, effect)| matches!(effect, Effect::Write { .. }))
+        // Zeros are no log: a recycled file is blanked.
+        writes.any(|(_, effect)| matches!(effect, Effect::Write { bytes, .. } if bytes.iter().any(|byte| *byte != 0)))
     }
 
     /// What the store in `dir` comes to if the power is cut now, and nothing or all of what is not synced is kept.
@@ -631,6 +635,8 @@ struct World {
     write_failed: BTreeSet<String>,
     /// Files that a manifest named as complete: nobody may write them any more.
     complete: BTreeSet<usize>,
+    /// Of files that were recycled, the bytes that they had: they may be written over.
+    stale: BTreeMap<usize, Arc<Vec<u8>>>,
     /// A part of a file that cannot be read.
     unreadable: Option<(String, Range<u64>)>,
     /// Files cannot be linked, as from one file system to another.
@@ -687,7 +693,10 @@ impl World {
                 let state = &self.platter.files[*file];
                 let at = (*at as usize).min(state.cache.len());
                 let old = &state.cache[at..(at + bytes.len()).min(state.cache.len())];
-                let changes = || old.iter().zip(&**bytes).any(|(old, new)| *old != 0 && old != new);
+                let stale = self.stale.get(file).and_then(|stale| stale.get(at..)).unwrap_or_default();
+                let is_stale = |i: usize, old: u8| stale.get(i) == Some(&old);
+                let both = old.iter().zip(&**bytes).enumerate();
+                let changes = || both.clone().any(|(i, (old, new))| *old != 0 && old != new && !is_stale(i, *old));
                 let differs = || old.len() < bytes.len() || old != &bytes[..old.len()];
                 if segment::number_of(base_of(&state.name)).is_some() && changes() {
                     Some("has bytes of the log written over")
@@ -874,7 +883,7 @@ impl World {
         let unsynced = bases.iter().filter_map(|(number, base)| {
             let file = self.platter.names.get(&format!("{dir}{}", segment::file_name(*number)))?;
             let writes = self.platter.files[*file].pending.iter().filter_map(|(_, effect)| match effect {
-                Effect::Write { at, .. } => Some(*at),
+                Effect::Write { at, bytes } => bytes.iter().any(|byte| *byte != 0).then_some(*at),
                 Effect::Resize { .. } => None,
             });
             writes.min().map(|at| base + at)
@@ -1088,7 +1097,7 @@ impl Disk for SimDisk {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let file = world.platter.files.len();
-        world.record(Op::Create { file, name });
+        world.record(Op::Create { file, name, from: None });
         Ok(Arc::new(self.file(file)))
     }
 
@@ -1113,6 +1122,34 @@ impl Disk for SimDisk {
         world.check_removal(&self.dir, name);
         world.record(Op::Remove { name: full_name });
         Ok(())
+    }
+
+    fn recycles(&self) -> bool {
+        true
+    }
+
+    /// The names of both may be lost or kept, each for itself; the bytes are those of the old file until others are written.
+    fn recycle(&self, old: &str, new: &str) -> io::Result<Arc<dyn File>> {
+        let mut world = self.world.lock();
+        world.plain(self, Call::Link)?;
+        world.check_name(new);
+        let (old_name, name) = (self.full_name(old), self.full_name(new));
+        if world.platter.names.contains_key(&name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let Some(&from) = world.platter.names.get(&old_name) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        if world.platter.names.values().filter(|file| **file == from).count() > 1 {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        world.check_removal(&self.dir, old);
+        world.record(Op::Remove { name: old_name });
+        let file = world.platter.files.len();
+        let stale = world.platter.files[from].cache.clone();
+        world.record(Op::Create { file, name, from: Some(from) });
+        world.stale.insert(file, stale);
+        Ok(Arc::new(self.file(file)))
     }
 
     fn link_to(&self, name: &str, to: &dyn Disk) -> io::Result<()> {

@@ -14,14 +14,15 @@
 pub(crate) mod record;
 pub(crate) mod replay;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crossbeam_epoch::{self as epoch, Guard};
 use parking_lot::Mutex;
 
 use crate::checkpoint;
+use crate::checksum::Seed;
 use crate::directory::{Cell, PLACE_BITS, Place};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::map::{Map, Region, Reservation};
@@ -49,13 +50,15 @@ const SEGMENTS_PER_LOG: u64 = 16;
 /// space has up to sixteen times as much ready.
 const PREPARED_BYTES_MAX: u64 = 256 << 10;
 /// The zeros of a log whose commits are synced one by one are written in pieces of this size. Linux keeps as one what is written in
-/// one call, and a byte changed in it through a mapping makes all of it dirty: a sync of a record then writes 256 KiB to the
-/// disk instead of 16, and takes more than twice as long.
-pub(crate) const SYNCED_PIECE_BYTES: usize = 16 << 10;
+/// one call, and a byte changed in it through a mapping makes all of it dirty: a sync of one record would write 256 KiB to the
+/// disk instead of 4.
+pub(crate) const SYNCED_PIECE_BYTES: usize = PAGE_BYTES as usize;
 /// How long a writer waits for the lock before it looks whether somebody else has made room.
 const ROOM_WAIT: Duration = Duration::from_micros(50);
 /// Bytes of a closed segment that are written back at a time: some ten milliseconds on a slow disk.
 const SYNC_BYTES: u64 = 4 << 20;
+/// Files of segments that were given up that are kept for segments to come.
+const SPARES_MAX: usize = 2;
 /// Segments begin and end at pages.
 const PAGE_BYTES: u64 = 4096;
 
@@ -95,6 +98,8 @@ pub(crate) struct Log {
     brake_us: AtomicU64,
     /// Given up, but readers may still hold places in them.
     retired: Mutex<Vec<Retired>>,
+    /// Given up, and their files kept to become those of segments to come; the oldest first.
+    spares: Mutex<Vec<Spare>>,
     /// Segments that are gone, and that words of a checkpoint may still point into.
     ghosts: Mutex<Vec<Arc<Segment>>>,
     /// The log position from which on writers wake the background thread.
@@ -106,6 +111,24 @@ struct Retired {
     segment: Arc<Segment>,
     /// Set when every reader that was there when it was given up is gone.
     unreachable: Arc<AtomicBool>,
+}
+
+/// The file of a segment that the log does not know any more.
+struct Spare {
+    header: Header,
+    /// While anybody holds this, its bytes are looked at.
+    region: Weak<Region>,
+}
+
+impl Spare {
+    /// Whether nobody looks at its bytes any more.
+    fn is_free(&self) -> bool {
+        // A simulation has one thread, which looks at nothing here, and must not depend on the collector's other threads.
+        let free = self.region.strong_count() == 0 || seam::simulated();
+        // What the last of them has read, it has read before what is written from here on.
+        fence(Ordering::Acquire);
+        free
+    }
 }
 
 /// What making the next segment needs.
@@ -224,6 +247,7 @@ impl Log {
             asked: AtomicU8::new(0),
             brake_us: AtomicU64::new(0),
             retired: Mutex::default(),
+            spares: Mutex::default(),
             ghosts: Mutex::new(resume.ghosts),
             wake_at: AtomicU64::new(u64::MAX),
             disk,
@@ -390,6 +414,10 @@ impl Log {
         };
         let is_full = |e: &Error| e.kind() == ErrorKind::NoSpace;
         let reserved = match reserve(wanted) {
+            Err(e) if is_full(&e) && self.give_back_spares() => reserve(wanted),
+            reserved => reserved,
+        };
+        let reserved = match reserved {
             Err(e) if is_full(&e) && least < wanted => reserve(least),
             reserved => reserved,
         };
@@ -473,29 +501,45 @@ impl Log {
         let first = HEADER_BYTES + bytes + capacity / 8 + prepared_at_a_time(capacity).min(PREPARED_BYTES_MAX);
         let first = whole_steps(first, capacity);
         let first = if seam::MAPS_PAST_END { first.min(capacity) } else { capacity };
-        let header = Header { number, base, salt: self.random()?, capacity };
+        let spare = self.take_spare(capacity);
+        let header = Header { number, base, salt: self.salt_unlike(spare.as_ref())?, capacity };
         let name = segment::file_name(header.number);
         let failed = |e| Error::io(format_args!("cannot make {name}"), e);
-        let file = self.disk.create(&name).map_err(failed)?;
+        let recycled = spare.and_then(|spare| self.recycle(&spare, &name));
+        let stale = match &recycled {
+            Some(file) => file.len().map_err(failed)?,
+            None => 0,
+        };
+        let file = match recycled {
+            Some(file) => file,
+            None => self.disk.create(&name).map_err(failed)?,
+        };
+        let first = if stale > 0 { capacity } else { first };
         self.grow.lock().number += 1;
         // Of the failures, only a want of space is lived through, and it comes before anything is known to the manifest;
         // the file of any other is left to the next open, which knows what the manifest came to say.
         let give_up = |e: Error| {
             if e.kind() == ErrorKind::NoSpace {
                 let _ = self.disk.remove(&name);
+                self.give_back_spares();
             }
             e
         };
         let no_sync = |e| Error::sync(format_args!("cannot sync {name}"), e);
-        seam::write_full(&*file, 0, &header.encode(self.store)).map_err(failed).map_err(give_up)?;
+        let encoded = header.encode(self.store);
+        seam::write_full(&*file, 0, &encoded).map_err(failed).map_err(give_up)?;
+        let blank = || {
+            seam::write_zeros(&*file, encoded.len() as u64, stale, self.piece_bytes())?;
+            file.reserve(first, self.piece_bytes())
+        };
         if self.syncs {
             // Zeros that are on the disk already make a later sync write just the pages it is about.
-            file.reserve(first, self.piece_bytes()).map_err(failed).map_err(give_up)?;
+            blank().map_err(failed).map_err(give_up)?;
         }
         let written = if seeded(Bug::NoHeaderSync) { Ok(()) } else { file.sync() };
         written.and_then(|()| if seeded(Bug::NoNameSync) { Ok(()) } else { self.disk.sync_dir() }).map_err(no_sync)?;
         if !self.syncs {
-            file.reserve(first, self.piece_bytes()).map_err(failed).map_err(give_up)?;
+            blank().map_err(failed).map_err(give_up)?;
         }
         let filled = HEADER_BYTES - segment::LINK_BYTES;
         let region = Region::to_fill(&*self.disk, &file, capacity, filled, first).map_err(failed)?;
@@ -520,6 +564,49 @@ impl Log {
         grow.next = Some(segment);
         self.next_ready.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// A file that was kept to become a segment of that many bytes, and that nobody looks at any more.
+    fn take_spare(&self, capacity: u64) -> Option<Spare> {
+        let mut spares = self.spares.lock();
+        let fits = |spare: &Spare| spare.header.capacity == capacity && spare.is_free();
+        let found = spares.iter().position(fits)?;
+        Some(spares.remove(found))
+    }
+
+    /// Removes the files that were kept; whether there were any.
+    fn give_back_spares(&self) -> bool {
+        let spares = std::mem::take(&mut *self.spares.lock());
+        spares.iter().for_each(|spare| self.remove_spare(spare));
+        !spares.is_empty()
+    }
+
+    fn remove_spare(&self, spare: &Spare) {
+        // Where an open file cannot be removed (Windows) the next open does it.
+        let _ = self.disk.remove(&segment::file_name(spare.header.number));
+    }
+
+    /// The file of `spare` as the file `name`; `None`, and no file of either name, if that cannot be done.
+    fn recycle(&self, spare: &Spare, name: &str) -> Option<Arc<dyn seam::File>> {
+        let old = segment::file_name(spare.header.number);
+        let recycled = self.disk.recycle(&old, name);
+        if recycled.is_err() {
+            self.remove_spare(spare);
+        }
+        recycled.ok()
+    }
+
+    /// A salt by which no record that a recycled file still holds checks.
+    fn salt_unlike(&self, spare: Option<&Spare>) -> Result<u64> {
+        loop {
+            if let Some(spare) = spare.filter(|_| seeded(Bug::SpareKeepsSalt)) {
+                return Ok(spare.header.salt);
+            }
+            let salt = self.random()?;
+            if spare.is_none_or(|spare| !Seed::new(salt, 0).equals(Seed::new(spare.header.salt, 0))) {
+                return Ok(salt);
+            }
+        }
     }
 
     /// Size of the next segment, going by the size of the log. Larger while writers outrun the disk: each one takes three syncs,
@@ -672,7 +759,8 @@ impl Log {
         let mut prepared = prepared_segments(self.active.load(guard), &grow);
         seam::MAPS_PAST_END
             && !self.disk.read_only()
-            && prepared.any(|(segment, kept)| more_than_enough(segment, kept).is_some())
+            && (prepared.any(|(segment, kept)| more_than_enough(segment, kept).is_some())
+                || !self.spares.lock().is_empty())
     }
 
     /// Background, when nobody writes: gives back what was prepared and not needed, but for what deletes may need. A later
@@ -683,6 +771,7 @@ impl Log {
         if !seam::MAPS_PAST_END || self.disk.read_only() {
             return Ok(());
         }
+        self.give_back_spares();
         for (segment, kept) in prepared_segments(self.active.load(guard), &grow) {
             let region = &segment.region;
             let Some(enough) = more_than_enough(segment, kept) else { continue };
@@ -890,10 +979,26 @@ impl Log {
             let _ = self.disk.remove(&segment::file_name(number));
         }
         self.manifest.lock().append(Edit::Remove { segment: number, durable: self.durable() })?;
-        // Where an open file cannot be removed (Windows) the next open does it.
-        let _ = self.disk.remove(&segment::file_name(number));
+        let spare = Spare { header: segment.header, region: Arc::downgrade(&segment.region) };
+        // One that was in use: its memory and its blocks are at hand.
+        if self.disk.recycles() && segment.region.published() > HEADER_BYTES {
+            self.keep_spare(spare);
+        } else {
+            self.remove_spare(&spare);
+        }
         self.retire_slots(segment.clone());
         Ok(())
+    }
+
+    /// Keeps a file for a segment to come, in place of the oldest that is kept if those are enough: somebody has held on to that.
+    fn keep_spare(&self, spare: Spare) {
+        let mut spares = self.spares.lock();
+        spares.push(spare);
+        let oldest = (spares.len() > SPARES_MAX).then(|| spares.remove(0));
+        drop(spares);
+        if let Some(oldest) = oldest {
+            self.remove_spare(&oldest);
+        }
     }
 
     fn retire_slots(&self, segment: Arc<Segment>) {
@@ -930,9 +1035,9 @@ impl Log {
         self.retired.lock().retain(|retired| !free.iter().any(|f| Arc::ptr_eq(f, &retired.segment)));
     }
 
-    /// Whether address slots wait to be taken back.
+    /// Whether address slots wait to be taken back, or files for their last reader.
     pub(crate) fn has_retired(&self) -> bool {
-        !self.retired.lock().is_empty()
+        !self.retired.lock().is_empty() || self.spares.lock().iter().any(|spare| !spare.is_free())
     }
 
     /// Sealed segments that still belong to the log, oldest first, and whether there is an older one of any kind: those
@@ -954,6 +1059,7 @@ impl Log {
         while self.has_closed() {
             self.seal()?;
         }
+        self.give_back_spares();
         if let Some(unused) = grow.next.take() {
             let remove = Edit::Remove { segment: unused.header.number, durable: self.durable() };
             self.manifest.lock().append(remove)?;

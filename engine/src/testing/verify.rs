@@ -61,6 +61,18 @@ pub fn flips(seed: u64, count: u64) -> Result<u64, String> {
     if !report.findings.is_empty() {
         return Err(format!("seed {seed}: {report:?}"));
     }
+    // A file that nobody needs any more, kept to be recycled when the store died, holds nothing that could be damaged.
+    let mut image = image;
+    let names: Vec<String> = image.keys().cloned().collect();
+    for name in names.into_iter().filter(|_| report.leftover_files > 0) {
+        let mut without = image.clone();
+        without.remove(&name);
+        if check(&without, seed)
+            .is_ok_and(|less| less.leftover_files < report.leftover_files && less.findings.is_empty())
+        {
+            image = without;
+        }
+    }
     let mut random = Random::new(seed);
     let bytes: u64 = image.values().map(|bytes| bytes.len() as u64).sum();
     let stride = (bytes / count.max(1)).max(1);
