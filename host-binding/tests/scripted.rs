@@ -1,8 +1,8 @@
 //! The example in Python and in JavaScript prints what its twins in C and Rust print, over the store that they left.
 //!
-//! The two are 18 and 12 MB, so they are not committed: `host-binding/guests/rebuild.sh --scripted` builds them, or
-//! `KVASI_SCRIPTED` names the folder where they are. A test without its guest says so and passes, unless that variable is set.
-//! `KVASI_COMMAND` names another build of the command: one that is not optimised compiles for minutes on each of them.
+//! The two are 18 and 12 MB, so they are not committed: `host-binding/guests/rebuild.sh --scripted` builds them, and `KVASI_SCRIPTED`
+//! names the folder where they are. Without that variable a test says so and passes: the command that tests are built with is not
+//! optimised, and would compile each of the two for minutes. `KVASI_COMMAND` names one that is.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -28,13 +28,12 @@ fn visits(guests: &[PathBuf]) -> Vec<String> {
 }
 
 fn agrees_with_its_twins(name: &str) {
-    let named = std::env::var_os("KVASI_SCRIPTED").map(PathBuf::from);
-    let guest = named.clone().unwrap_or_else(|| guests().join("target/scripted")).join(format!("{name}.wasm"));
-    if !guest.exists() {
-        assert!(named.is_none(), "there is no {}", guest.display());
-        println!("skipped: {} is not built; guests/README.md says how", guest.display());
+    let Some(folder) = std::env::var_os("KVASI_SCRIPTED").map(PathBuf::from) else {
+        println!("skipped: KVASI_SCRIPTED names no folder with {name}.wasm; guests/README.md says how to build it");
         return;
-    }
+    };
+    let guest = folder.join(format!("{name}.wasm"));
+    assert!(guest.exists(), "there is no {}", guest.display());
     let (c, rust) = (guests().join("prebuilt/visits-c.wasm"), guests().join("prebuilt/visits-rust.wasm"));
     let expected = visits(&[c.clone(), rust.clone(), c.clone()]);
     assert_eq!(visits(&[guest.clone(), rust, guest]), expected);
