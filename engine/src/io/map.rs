@@ -22,6 +22,8 @@
 //! permissions guard that, and checksums find what they cannot (docs/durability.md).
 
 use std::borrow::Cow;
+#[cfg(target_os = "linux")]
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::ops::{Deref, Range};
@@ -818,8 +820,12 @@ fn copy_of_guarded<'g>(
     range: Range<u64>,
     guard: &'g Guard,
 ) -> io::Result<&'g [u8]> {
-    /// From here on it is worth while to have the epoch move on at once.
-    const LARGE_BYTES: usize = 64 << 10;
+    /// After so many bytes the collector is called: by itself it takes up a few copies for each hundred guards, and who goes through a
+    /// store makes hundreds under one.
+    const COLLECTED_BYTES: usize = 64 << 10;
+    thread_local! {
+        static COPIED: Cell<usize> = const { Cell::new(0) };
+    }
     let (start, len) = (range.start as usize, (range.end - range.start) as usize);
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
@@ -840,7 +846,9 @@ fn copy_of_guarded<'g>(
         guard.defer_destroy(bytes);
         bytes.deref()
     };
-    if len >= LARGE_BYTES {
+    COPIED.set(COPIED.get() + len);
+    if COPIED.get() >= COLLECTED_BYTES {
+        COPIED.set(0);
         guard.flush();
     }
     Ok(lent)
