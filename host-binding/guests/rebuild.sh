@@ -151,6 +151,8 @@ build_js() { # NAME
     need_wasm_tools
     command -v npm >/dev/null || die "npm is missing. Install Node.js 22 or newer."
     scripted_wit
+    # From nothing: over what an earlier install left, npm takes out packages that are needed.
+    rm -rf "$work_dir/js"
     mkdir -p "$work_dir/js"
     cp "$guests_dir/scripted/componentize.mjs" "$work_dir/js"
     npm install --silent --no-audit --no-fund --prefix "$work_dir/js" \
