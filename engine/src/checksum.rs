@@ -5,7 +5,7 @@
 //! CRC-32 finds every error of one bit and every burst of up to 32 bits; other damage slips through once in 2^32.
 
 /// What makes a checksum valid in one place only.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seed(u32);
 
 impl Seed {
@@ -14,11 +14,6 @@ impl Seed {
     pub(crate) fn new(salt: u64, offset: u64) -> Seed {
         let mixed = salt ^ offset.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         Seed((mixed ^ (mixed >> 32)) as u32)
-    }
-
-    /// Whether every checksum of one is one of the other, here and, for two seeds of equal offsets, everywhere.
-    pub(crate) fn equals(self, other: Seed) -> bool {
-        self.0 == other.0
     }
 
     /// The checksum of `bytes` in this place. Never 0, so that zeroed bytes never check.

@@ -271,9 +271,8 @@ impl Commits {
         let mut damage = None;
         self.directory
             .find(hash, guard, |place| pass_by(self.is_key(place, bucket, key, guard, found), &mut damage))?;
-        match damage {
-            Some(damage) if found.is_none() => return Err(damage),
-            _ => {}
+        if let Some(damage) = damage.filter(|_| found.is_none()) {
+            return Err(damage);
         }
         if found.as_ref().is_some_and(Found::is_expired) {
             *found = None;

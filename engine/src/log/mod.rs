@@ -506,15 +506,14 @@ impl Log {
         let name = segment::file_name(header.number);
         let failed = |e| Error::io(format_args!("cannot make {name}"), e);
         let recycled = spare.and_then(|spare| self.recycle(&spare, &name));
-        let stale = match &recycled {
-            Some(file) => file.len().map_err(failed)?,
-            None => 0,
+        // All of a recycled file is prepared at once.
+        let (file, stale, first) = match recycled {
+            Some(file) => {
+                let stale = file.len().map_err(failed)?;
+                (file, stale, capacity)
+            }
+            None => (self.disk.create(&name).map_err(failed)?, 0, first),
         };
-        let file = match recycled {
-            Some(file) => file,
-            None => self.disk.create(&name).map_err(failed)?,
-        };
-        let first = if stale > 0 { capacity } else { first };
         self.grow.lock().number += 1;
         // Of the failures, only a want of space is lived through, and it comes before anything is known to the manifest;
         // the file of any other is left to the next open, which knows what the manifest came to say.
@@ -596,14 +595,14 @@ impl Log {
         recycled.ok()
     }
 
-    /// A salt by which no record that a recycled file still holds checks.
+    /// A salt by which no record that a recycled file still holds checks: seeds that differ at one offset differ at each.
     fn salt_unlike(&self, spare: Option<&Spare>) -> Result<u64> {
         loop {
             if let Some(spare) = spare.filter(|_| seeded(Bug::SpareKeepsSalt)) {
                 return Ok(spare.header.salt);
             }
             let salt = self.random()?;
-            if spare.is_none_or(|spare| !Seed::new(salt, 0).equals(Seed::new(spare.header.salt, 0))) {
+            if spare.is_none_or(|spare| Seed::new(salt, 0) != Seed::new(spare.header.salt, 0)) {
                 return Ok(salt);
             }
         }
