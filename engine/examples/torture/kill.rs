@@ -91,6 +91,7 @@ struct Kill<'a> {
     dir: PathBuf,
     seed: u64,
     cut: Option<Cut<'a>>,
+    fault: Option<&'a str>,
     told: Told,
     counts: Counts,
     random: u64,
@@ -108,6 +109,9 @@ impl Kill<'_> {
         command.args(["kill-child", &self.dir.display().to_string(), &self.seed.to_string(), &from.to_string()]);
         if self.cut.is_some() {
             command.arg("--syncs");
+        }
+        if let Some(fault) = self.fault {
+            command.args(["--fault", fault]);
         }
         command.stdout(Stdio::piped()).spawn().map_err(|e| format!("cannot start a process: {e}"))
     }
@@ -200,10 +204,11 @@ fn shell(command: &str) -> Result<(), String> {
 }
 
 /// A store and ten deaths.
-pub(crate) fn round(seed: u64, base: &Path, cut: Option<Cut<'_>>) -> Result<Counts, Violation> {
+pub(crate) fn round(seed: u64, base: &Path, cut: Option<Cut<'_>>, fault: Option<&str>) -> Result<Counts, Violation> {
     let dir = base.join(format!("kvasi-kill-{}-{seed}", std::process::id()));
     let fail = |what: String| Violation { seed, case: Case::default(), what };
-    let mut kill = Kill { dir: dir.clone(), seed, cut, told: Told::default(), counts: Counts::default(), random: seed };
+    let (told, counts) = (Told::default(), Counts::default());
+    let mut kill = Kill { dir: dir.clone(), seed, cut, fault, told, counts, random: seed };
     let mut from = 1;
     let mut begun = 0;
     for _ in 0..10 {

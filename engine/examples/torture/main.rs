@@ -18,6 +18,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use kvasi::testing::counts::{Case, Violation};
 use kvasi::testing::drive::{self, Campaign, Limits, Outcome};
+use kvasi::testing::seeded;
 
 #[global_allocator]
 static ALLOCATOR: soak::Counting = soak::Counting;
@@ -68,6 +69,9 @@ enum What {
         /// Mount it again by this one
         #[arg(long, requires = "cut")]
         mend: Option<String>,
+        /// Put this fault into the engine of the processes that are killed: it has to be found
+        #[arg(long)]
+        fault: Option<String>,
     },
     #[command(hide = true)]
     KillChild {
@@ -76,6 +80,8 @@ enum What {
         from: u64,
         #[arg(long)]
         syncs: bool,
+        #[arg(long)]
+        fault: Option<String>,
     },
     /// Run everything at once for long: nothing may grow that should not
     Soak(InDir),
@@ -228,18 +234,22 @@ fn run(what: &What) -> Result<(), String> {
             let outcome = drive::drive(&how.limits(), "calls", None, |seed, _| model::round(seed, &dir));
             tell("model", "calls", how, &outcome)
         }
-        What::Kill { in_dir: in_dir @ InDir { how, .. }, cut, mend } => {
+        What::Kill { in_dir: in_dir @ InDir { how, .. }, cut, mend, fault } => {
             let dir = in_dir.dir();
             let cut = cut.as_deref().zip(mend.as_deref()).map(|(cut, mend)| kill::Cut { cut, mend });
+            let fault = fault.as_deref();
             let (name, unit, threads) = match cut {
                 Some(_) => ("power-cut", "power_cuts", 1),
                 None => ("kill", "kills", how.limits().threads),
             };
             let limits = Limits { threads, ..how.limits() };
-            let outcome = drive::drive(&limits, unit, None, |seed, _| kill::round(seed, &dir, cut));
+            let outcome = drive::drive(&limits, unit, None, |seed, _| kill::round(seed, &dir, cut, fault));
             tell(name, unit, how, &outcome)
         }
-        What::KillChild { dir, seed, from, syncs } => kill::child(dir, *seed, *from, *syncs),
+        What::KillChild { dir, seed, from, syncs, fault } => {
+            fault.as_deref().into_iter().for_each(seeded::put);
+            kill::child(dir, *seed, *from, *syncs)
+        }
         What::Soak(in_dir @ InDir { how, .. }) => {
             let dir = in_dir.dir();
             let outcome =

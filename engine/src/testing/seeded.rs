@@ -11,6 +11,15 @@ pub fn all() -> Vec<(String, &'static str)> {
     BUGS.iter().map(|(bug, what)| (format!("{bug:?}"), *what)).collect()
 }
 
+/// Puts the fault into the engine of this process, for good.
+///
+/// # Panics
+/// If there is no such fault.
+pub fn put(name: &str) {
+    let bug = BUGS.iter().map(|(bug, _)| *bug).find(|bug| format!("{bug:?}") == name);
+    put_in(Some(bug.unwrap_or_else(|| panic!("there is no fault {name}"))));
+}
+
 /// Who found a fault.
 #[derive(Clone, Debug)]
 pub struct Catch {
@@ -50,8 +59,7 @@ fn ci_count(campaign: Campaign) -> u64 {
 /// If there is no such fault.
 #[allow(clippy::disallowed_methods, reason = "tests may look at the clock")]
 pub fn find(name: &str, at_most: Duration) -> Option<Catch> {
-    let bug = BUGS.iter().map(|(bug, _)| *bug).find(|bug| format!("{bug:?}") == name);
-    put_in(Some(bug.unwrap_or_else(|| panic!("there is no fault {name}"))));
+    put(name);
     leave_as_found();
     let start = Instant::now();
     for (i, share) in SHARES.into_iter().enumerate() {
