@@ -427,8 +427,12 @@ impl Platter {
         let ours = |name: &str| directory_of(name) == dir && segment::number_of(base_of(name)).is_some();
         let segments = self.names.iter().filter(|(name, _)| ours(name));
         let mut writes = segments.flat_map(|(_, file)| &self.files[*file].pending);
-        // Zeros are no log: a recycled file is blanked.
-        writes.any(|(_, effect)| matches!(effect, Effect::Write { bytes, .. } if bytes.iter().any(|byte| *byte != 0)))
+        // Zeros are no log: a recycled file is blanked. Nor is a header up to the link, which a file has that was to become a
+        // segment and could not be removed when there was no space for it.
+        let is_log = |at: u64, bytes: &[u8]| {
+            at + bytes.len() as u64 > segment::HEADER_BYTES - segment::LINK_BYTES && bytes.iter().any(|byte| *byte != 0)
+        };
+        writes.any(|(_, effect)| matches!(effect, Effect::Write { at, bytes } if is_log(*at, bytes)))
     }
 
     /// What the store in `dir` comes to if the power is cut now, and nothing or all of what is not synced is kept.

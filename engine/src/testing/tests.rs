@@ -509,3 +509,22 @@ fn an_open_that_cannot_sync_what_it_found_fails_with_an_error_of_the_disk() {
     }
     assert!(failed > 10, "{failed}");
 }
+
+#[test]
+fn the_header_of_a_segment_that_was_given_up_is_no_log() {
+    for calls in 0..6 {
+        let (disk, store) = new();
+        let bucket = store.bucket("b").unwrap().with_durability(Durability::Sync);
+        bucket.set(b"first", &[1; 1500]).unwrap();
+        let fault = |after, failure| Fault { after, failure, sticky: false };
+        // Also: space for the header alone, and then the file cannot be removed either.
+        disk.set_faults(&[fault(calls, Failure::NoSpace), fault(calls + 1, Failure::Io)]);
+        let refused = bucket.set(b"second", &[2; 3000]);
+        disk.set_faults(&[]);
+        if refused.is_err_and(|e| e.kind() == ErrorKind::NoSpace) {
+            bucket.set(b"third", &[3; 3000]).unwrap();
+            disk.check_acknowledged();
+        }
+        assert_eq!(disk.violation(), None);
+    }
+}
