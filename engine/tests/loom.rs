@@ -363,6 +363,68 @@ fn who_waits_for_the_disk_is_told_and_not_too_soon() {
     });
 }
 
+/// `watch.rs`: who watches looks, asks to be woken, looks again and sleeps; a writer publishes, and wakes all if it was asked to.
+struct Feed {
+    published: AtomicU64,
+    asked: AtomicBool,
+    /// How often all were woken.
+    calls: Mutex<u64>,
+    woken: Condvar,
+}
+
+impl Feed {
+    fn write(&self) {
+        self.published.fetch_add(1, SeqCst);
+        fence(SeqCst);
+        if self.asked.load(SeqCst) && self.asked.swap(false, SeqCst) {
+            *self.calls.lock().unwrap() += 1;
+            self.woken.notify_all();
+        }
+    }
+
+    /// Waits for what comes after `seen`.
+    fn wait(&self, seen: u64) -> u64 {
+        loop {
+            let ticket = *self.calls.lock().unwrap();
+            self.asked.store(true, SeqCst);
+            fence(SeqCst);
+            let published = self.published.load(SeqCst);
+            if published > seen {
+                return published;
+            }
+            let mut calls = self.calls.lock().unwrap();
+            while *calls == ticket {
+                calls = self.woken.wait(calls).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn who_watches_sleeps_through_no_write() {
+    // A wake-up that is lost leaves a thread asleep for good, which loom calls a deadlock.
+    explore(2, || {
+        let feed = Arc::new(Feed {
+            published: AtomicU64::new(0),
+            asked: AtomicBool::new(false),
+            calls: Mutex::new(0),
+            woken: Condvar::new(),
+        });
+        let watch = |feed: Arc<Feed>| {
+            thread::spawn(move || {
+                let mut seen = 0;
+                while seen < 2 {
+                    seen = feed.wait(seen);
+                }
+            })
+        };
+        let watching = [watch(feed.clone()), watch(feed.clone())];
+        feed.write();
+        feed.write();
+        watching.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+}
+
 /// `segment.rs`, `log/mod.rs`: a segment that is given up stays while a view of it is held, and its address slot is not used again
 /// before every reader that may hold a place in it is gone. (A reader's guard is a count here, where the engine has epochs.)
 #[test]
