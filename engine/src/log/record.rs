@@ -21,6 +21,7 @@ use std::io;
 
 use crate::checksum::Seed;
 use crate::codec::{Reader, VARINT_BYTES_MAX, put_varint, varint_bytes};
+use crate::io::map::copy_out;
 use crate::options::{BATCH_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::seeded::{Bug, seeded};
 
@@ -373,7 +374,7 @@ impl Prepared<'_> {
         head[..CHECKSUM_BYTES].copy_from_slice(&seed.place(self.crc).to_le_bytes());
         let (key, rest) = rest.split_at_mut(self.key.len());
         key.copy_from_slice(self.key);
-        rest[..self.value.len()].copy_from_slice(self.value);
+        copy_out(self.value, &mut rest[..self.value.len()]);
     }
 }
 
