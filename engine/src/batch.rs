@@ -94,10 +94,10 @@ impl Bucket {
         commits.directory.snapshot(&mut seen, |seen| {
             answers.clear();
             for (keys, seen) in keys.chunks(PREFETCHED).zip(seen.chunks(PREFETCHED)) {
-                commits.prefetch(seen.iter().map(|seen| seen.hash), guard);
-                for (key, seen) in keys.iter().zip(seen) {
+                let homes = commits.fetch(seen.iter().map(|seen| seen.hash), guard);
+                for (key, home) in keys.iter().zip(homes) {
                     let mut found = None;
-                    commits.look_up(seen.hash, self.entry.id, key.as_ref(), guard, &mut found)?;
+                    commits.look_up_at(home, self.entry.id, key.as_ref(), guard, &mut found)?;
                     answers.push(make(answers.len(), found.as_ref().map(|found| Value::new(found, guard))));
                 }
             }

@@ -18,10 +18,11 @@ use std::task::Waker;
 
 use crossbeam_epoch::{self as epoch, Guard};
 use parking_lot::{Condvar, Mutex};
+use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::catalogue::{CATALOGUE, Catalogue};
-use crate::directory::{Directory, PendingWrite, Place, ShardGuard, ShardGuards};
+use crate::directory::{Directory, Home, PendingWrite, Place, ShardGuard, ShardGuards};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::KeyIndex;
 use crate::io::Stopwatch;
@@ -35,8 +36,8 @@ use crate::stats::Counters;
 use crate::value::Version;
 use crate::watch::Watchers;
 
-/// Keys whose memory is asked for at once: together some 25 KiB, half of a first-level cache.
-pub(crate) const PREFETCHED: usize = 100;
+/// Keys whose memory is asked for at once: together some 16 KiB, half of a first-level cache.
+pub(crate) const PREFETCHED: usize = 64;
 
 /// Longest wait of a leader for others: who was just told of the last sync comes again within this, or not soon.
 const GATHER_US_MAX: u64 = 500;
@@ -268,9 +269,21 @@ impl Commits {
         guard: &'g Guard,
         found: &mut Option<Found<'g>>,
     ) -> Result<()> {
+        self.look_up_at(self.directory.home(hash, guard), bucket, key, guard, found)
+    }
+
+    /// As [`Commits::look_up`], of a key whose home is known.
+    #[inline(always)]
+    pub(crate) fn look_up_at<'g>(
+        &'g self,
+        home: Home<'g>,
+        bucket: u64,
+        key: &[u8],
+        guard: &'g Guard,
+        found: &mut Option<Found<'g>>,
+    ) -> Result<()> {
         let mut damage = None;
-        self.directory
-            .find(hash, guard, |place| pass_by(self.is_key(place, bucket, key, guard, found), &mut damage))?;
+        home.find(|place| pass_by(self.is_key(place, bucket, key, guard, found), &mut damage))?;
         if let Some(damage) = damage.filter(|_| found.is_none()) {
             return Err(damage);
         }
@@ -281,16 +294,23 @@ impl Commits {
     }
 
     /// Asks for the memory that looking at these keys takes: of all of them at once, where one look after another would wait
-    /// for each. For [`PREFETCHED`] keys at most, lest the first are gone from the cache when the last are asked for.
+    /// for each. For [`PREFETCHED`] keys at most, lest the first are gone from the cache when the last are asked for. Gives their homes.
     #[inline]
-    pub(crate) fn prefetch(&self, hashes: impl Iterator<Item = u64> + Clone, guard: &Guard) {
-        self.directory.prefetch(hashes, guard, |place| self.log.prefetch(place, guard));
+    pub(crate) fn fetch<'g>(
+        &'g self,
+        hashes: impl Iterator<Item = u64>,
+        guard: &'g Guard,
+    ) -> SmallVec<[Home<'g>; PREFETCHED]> {
+        let homes: SmallVec<[Home<'g>; PREFETCHED]> = hashes.map(|hash| self.directory.home(hash, guard)).collect();
+        homes.iter().for_each(Home::fetch);
+        homes.iter().flat_map(Home::candidates).for_each(|place| self.log.prefetch(place, guard));
+        homes
     }
 
-    /// As [`Commits::prefetch`] of one key, whose line is at hand already.
+    /// As [`Commits::fetch`] of one key, whose line is at hand already.
     #[inline]
     fn prefetch_records(&self, hash: u64, guard: &Guard) {
-        self.directory.candidates(hash, guard, |place| self.log.prefetch(place, guard));
+        self.directory.home(hash, guard).candidates().for_each(|place| self.log.prefetch(place, guard));
     }
 
     /// Whether the record at `place` is of this key; keeps it in `found` if so.
@@ -619,7 +639,7 @@ impl Commits {
         }
         shards.begin();
         for (writes, places) in writes.chunks(PREFETCHED).zip(places.chunks(PREFETCHED)) {
-            self.prefetch(places.iter().map(|place| place.hash), guard);
+            self.fetch(places.iter().map(|place| place.hash), guard);
             for (write, &PendingWrite { hash, place, superseded, .. }) in writes.iter().zip(places) {
                 if superseded {
                     self.pass_over(place, guard)?;
@@ -663,7 +683,7 @@ impl Commits {
         let (mut void, mut after) = (Vec::new(), 0);
         for from in (0..writes.len()).step_by(PREFETCHED) {
             let to = (from + PREFETCHED).min(writes.len());
-            self.prefetch(hashes[from..to].iter().copied(), guard);
+            self.fetch(hashes[from..to].iter().copied(), guard);
             for i in from..to {
                 let Write { bucket, key, value } = writes[i];
                 let earlier = said.as_mut().and_then(|said| said.insert((bucket, key), value.is_some()));

@@ -118,6 +118,50 @@ pub(crate) struct Place(pub(crate) u64);
 #[repr(align(64))]
 pub(crate) struct Line([AtomicU64; WORDS]);
 
+impl Line {
+    /// What the words say now, and which of them are keys with this tag.
+    ///
+    /// All are looked at, without a branch for each: in which of them a key stands is not to be foreseen, and a branch that was
+    /// foreseen wrongly holds up all that depends on a line that is still under way.
+    #[inline]
+    fn look(&self, tag: u64) -> Look {
+        let (mut words, mut hits) = ([0; WORDS], 0);
+        for (i, (word, there)) in words.iter_mut().zip(&self.0).enumerate() {
+            *word = there.load(Ordering::Acquire);
+            // With the tag gone only a place is left, if the tag was this one.
+            let place = *word ^ tag;
+            hits |= u32::from(place > REMOVED && place <= PLACE_MASK) << i;
+        }
+        Look { words, hits }
+    }
+}
+
+/// What was seen of a line. Gives the places of the keys with the tag that was looked for, in the order of the words.
+struct Look {
+    words: [u64; WORDS],
+    /// One bit a word: those not given yet.
+    hits: u32,
+}
+
+impl Look {
+    /// Whether the line ends a probe (invariant 2).
+    #[inline]
+    fn ends(&self) -> bool {
+        self.words.contains(&0)
+    }
+}
+
+impl Iterator for Look {
+    type Item = Place;
+
+    #[inline]
+    fn next(&mut self) -> Option<Place> {
+        let word = self.words.get(self.hits.trailing_zeros() as usize)?;
+        self.hits &= self.hits - 1;
+        Some(Place(word & PLACE_MASK))
+    }
+}
+
 /// Bytes of a line.
 pub(crate) const LINE_BYTES: usize = size_of::<Line>();
 
@@ -188,7 +232,8 @@ struct Counts {
     tallied: AtomicBool,
 }
 
-/// The parts of a shard: the one for a hash stands at the `depth` bits that follow the shard's.
+/// The parts of a shard: the one for a hash stands at the `depth` bits that follow the shard's. In one cache line.
+#[repr(align(64))]
 struct Table {
     depth: u32,
     /// The only one of a shard, up to some 6,000 keys, lies in the table: one memory miss less on the way to a key.
@@ -199,7 +244,6 @@ struct Table {
 struct Shard {
     changes: AtomicU64,
     lock: Mutex<Held>,
-    table: Cell<Table>,
 }
 
 /// What the lock of a shard guards, besides the right to change its words.
@@ -241,6 +285,8 @@ impl Seen {
 /// The directory; see the file header.
 pub(crate) struct Directory {
     shards: Box<[Shard]>,
+    /// The table of each shard. Not in the shard, which writers change: what readers begin with is then a few lines that stay at hand.
+    tables: Box<[Cell<Table>]>,
     /// By how much a part that is full is made larger than its keys need, in 256ths: see [`Directory::expect`].
     growth: AtomicU32,
 }
@@ -296,20 +342,15 @@ impl Part {
         let mut at = self.home(tag);
         let mut failed = None;
         for _ in 0..self.lines.len() {
-            let mut ends = false;
-            for word in &self.lines[at].0 {
-                let word = word.load(Ordering::Acquire);
-                ends |= word == 0;
-                if word & !PLACE_MASK == tag && word & PLACE_MASK > REMOVED {
-                    let place = Place(word & PLACE_MASK);
-                    match is_it(place) {
-                        Ok(true) => return Ok(Some(place)),
-                        Ok(false) => {}
-                        Err(e) => failed = failed.or(Some(e)),
-                    }
+            let mut seen = self.lines[at].look(tag);
+            for place in &mut seen {
+                match is_it(place) {
+                    Ok(true) => return Ok(Some(place)),
+                    Ok(false) => {}
+                    Err(e) => failed = failed.or(Some(e)),
                 }
             }
-            if ends {
+            if seen.ends() {
                 break;
             }
             at = if at + 1 == self.lines.len() { 0 } else { at + 1 };
@@ -469,12 +510,19 @@ impl Table {
 
 impl Directory {
     pub(crate) fn new(shards: usize) -> Directory {
-        let shard = |_| Shard {
-            changes: AtomicU64::new(0),
-            lock: Mutex::default(),
-            table: Cell::new(Table { depth: 0, parts: smallvec![Part::new(1, 0)] }),
-        };
-        Directory { shards: (0..shards).map(shard).collect(), growth: AtomicU32::new(AS_NEEDED) }
+        let table = |_| Cell::new(Table { depth: 0, parts: smallvec![Part::new(1, 0)] });
+        Directory::of_tables((0..shards).map(table).collect())
+    }
+
+    fn of_tables(tables: Box<[Cell<Table>]>) -> Directory {
+        let shard = |_| Shard { changes: AtomicU64::new(0), lock: Mutex::default() };
+        Directory { shards: (0..tables.len()).map(shard).collect(), tables, growth: AtomicU32::new(AS_NEEDED) }
+    }
+
+    /// The part of the keys with this hash, and where they stand in it.
+    #[inline]
+    pub(crate) fn home<'g>(&'g self, hash: u64, guard: &'g Guard) -> Home<'g> {
+        Home::in_table(self.tables[self.number_of(hash)].load(guard), hash)
     }
 
     #[inline]
@@ -496,40 +544,7 @@ impl Directory {
         guard: &Guard,
         is_it: impl FnMut(Place) -> Result<bool>,
     ) -> Result<Option<Place>> {
-        let table = self.shard(hash).table.load(guard);
-        let part = &table.parts[table.index(hash)];
-        part.find(part.tag(hash), is_it)
-    }
-
-    /// Asks for the lines that will be looked at for these keys, then hands every place that their home lines hold for them
-    /// to `ask`, so that the records can be asked for as well. Only hints: what is found later is what counts.
-    #[inline]
-    pub(crate) fn prefetch(
-        &self,
-        hashes: impl Iterator<Item = u64> + Clone,
-        guard: &Guard,
-        mut ask: impl FnMut(Place),
-    ) {
-        for hash in hashes.clone() {
-            self.fetch(hash, guard);
-        }
-        for hash in hashes {
-            self.candidates(hash, guard, &mut ask);
-        }
-    }
-
-    /// Hands every place that the home line of this key holds for it to `ask`.
-    #[inline]
-    pub(crate) fn candidates(&self, hash: u64, guard: &Guard, mut ask: impl FnMut(Place)) {
-        let table = self.shard(hash).table.load(guard);
-        let part = &table.parts[table.index(hash)];
-        let tag = part.tag(hash);
-        for word in &part.lines[part.home(tag)].0 {
-            let word = word.load(Ordering::Relaxed);
-            if word & !PLACE_MASK == tag && word & PLACE_MASK > REMOVED {
-                ask(Place(word & PLACE_MASK));
-            }
-        }
+        self.home(hash, guard).find(is_it)
     }
 
     /// Runs `read` over several keys so that all it saw was true at one instant. `read` may run several times.
@@ -564,7 +579,13 @@ impl Directory {
     #[inline]
     fn lock_shard(&self, number: usize) -> ShardGuard<'_> {
         let shard = &self.shards[number];
-        ShardGuard { shard, growth: &self.growth, held: shard.lock.lock(), changing: false }
+        ShardGuard {
+            shard,
+            table: &self.tables[number],
+            growth: &self.growth,
+            held: shard.lock.lock(),
+            changing: false,
+        }
     }
 
     /// The locks of all shards of these hashes, taken in the order of the shards, so that two callers never wait for
@@ -607,12 +628,12 @@ impl Directory {
 
     /// Each part once.
     fn parts<'g>(&self, guard: &'g Guard) -> impl Iterator<Item = &'g Part> {
-        self.shards.iter().flat_map(move |shard| shard.table.load(guard).parts())
+        self.tables.iter().flat_map(move |table| table.load(guard).parts())
     }
 
     /// Places of all keys of one shard, for sweeps that look at everything.
     pub(crate) fn places(&self, shard: usize, guard: &Guard) -> Vec<Place> {
-        let parts = self.shards[shard].table.load(guard).parts();
+        let parts = self.tables[shard].load(guard).parts();
         parts.flat_map(|part| part.words().map(|w| Place(w & PLACE_MASK))).collect()
     }
 
@@ -621,7 +642,7 @@ impl Directory {
     pub(crate) fn copy_part(&self, at: &mut At, into: &mut Vec<u8>, guard: &Guard) -> Option<Shape> {
         let shard = self.shards.get(at.shard)?;
         let _lock = shard.lock.lock();
-        let part = at.part(shard.table.load(guard));
+        let part = at.part(self.tables[at.shard].load(guard));
         into.reserve(part.lines.len() * LINE_BYTES);
         for word in part.lines.iter().flat_map(|line| &line.0) {
             into.extend_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
@@ -640,9 +661,11 @@ impl Directory {
     /// Takes words out of the part at `at`: those of which `is_gone` says so. Moves `at` as [`Directory::copy_part`] does;
     /// `false` behind the last part.
     pub(crate) fn sweep_part(&self, at: &mut At, guard: &Guard, is_gone: impl Fn(Place) -> bool) -> bool {
-        let Some(shard) = self.shards.get(at.shard) else { return false };
-        let mut lock = ShardGuard { shard, growth: &self.growth, held: shard.lock.lock(), changing: false };
-        let part = at.part(shard.table.load(guard));
+        if at.shard >= self.shards.len() {
+            return false;
+        }
+        let mut lock = self.lock_shard(at.shard);
+        let part = at.part(lock.table.load(guard));
         for line in part.lines.iter() {
             for word in &line.0 {
                 let there = word.load(Ordering::Relaxed);
@@ -668,7 +691,7 @@ impl Directory {
     ) -> Result<bool> {
         let Some(shard) = self.shards.get(at.shard) else { return Ok(false) };
         let mut held = shard.lock.lock();
-        let part = at.part(shard.table.load(guard));
+        let part = at.part(self.tables[at.shard].load(guard));
         if !part.is_tallied() {
             let places: Vec<Place> = part.words().map(|word| Place(word & PLACE_MASK)).collect();
             // All of the part or nothing.
@@ -712,7 +735,7 @@ impl Directory {
     /// not all that there must be.
     pub(crate) fn of_parts(shards: usize, parts: impl IntoIterator<Item = (Shape, Lines)>) -> Option<Directory> {
         let mut parts = parts.into_iter();
-        let shards = (0..shards).map(|_| {
+        let tables = (0..shards).map(|_| {
             let mut found = Vec::new();
             let mut at = At::default();
             while at.shard == 0 {
@@ -741,17 +764,13 @@ impl Directory {
             for part in found {
                 table.extend(std::iter::repeat_n(part.clone(), 1 << (depth - part.depth)));
             }
-            Some(Shard {
-                changes: AtomicU64::new(0),
-                lock: Mutex::default(),
-                table: Cell::new(Table { depth, parts: table }),
-            })
+            Some(Cell::new(Table { depth, parts: table }))
         });
-        let shards: Option<Box<[Shard]>> = shards.collect();
+        let tables: Option<Box<[Cell<Table>]>> = tables.collect();
         if parts.next().is_some() {
             return None;
         }
-        Some(Directory { shards: shards?, growth: AtomicU32::new(AS_NEEDED) })
+        tables.map(Directory::of_tables)
     }
 
     /// Says how many keys there will be for each that there is now, when many come at once and are counted beforehand:
@@ -763,14 +782,51 @@ impl Directory {
     /// Has the line where a probe for this hash begins brought near.
     #[inline]
     pub(crate) fn fetch(&self, hash: u64, guard: &Guard) {
-        let table = self.shard(hash).table.load(guard);
-        let part = &table.parts[table.index(hash)];
-        prefetch(&part.lines[part.home(part.tag(hash))]);
+        self.home(hash, guard).fetch();
     }
 
     /// Number of shards, for [`Directory::places`].
     pub(crate) fn shards(&self) -> usize {
         self.shards.len()
+    }
+}
+
+/// Where a key stands if it is there: its part, and the line there at which a probe begins. Good for as long as the guard is held, as what is
+/// found in a replaced table (invariant 4).
+#[derive(Clone, Copy)]
+pub(crate) struct Home<'g> {
+    part: &'g Part,
+    tag: u64,
+}
+
+impl<'g> Home<'g> {
+    #[inline]
+    fn in_table(table: &'g Table, hash: u64) -> Home<'g> {
+        let part = &table.parts[table.index(hash)];
+        Home { part, tag: part.tag(hash) }
+    }
+
+    #[inline]
+    fn line(&self) -> &'g Line {
+        &self.part.lines[self.part.home(self.tag)]
+    }
+
+    /// Has the line brought near.
+    #[inline]
+    pub(crate) fn fetch(&self) {
+        prefetch(self.line());
+    }
+
+    /// The places that the line holds for the key. Only hints: the probe may go on behind it.
+    #[inline]
+    pub(crate) fn candidates(&self) -> impl Iterator<Item = Place> + use<> {
+        self.line().look(self.tag)
+    }
+
+    /// As [`Directory::find`].
+    #[inline]
+    pub(crate) fn find(&self, is_it: impl FnMut(Place) -> Result<bool>) -> Result<Option<Place>> {
+        self.part.find(self.tag, is_it)
     }
 }
 
@@ -814,6 +870,7 @@ pub(crate) struct Shape {
 /// The right to change the keys of one shard.
 pub(crate) struct ShardGuard<'a> {
     shard: &'a Shard,
+    table: &'a Cell<Table>,
     growth: &'a AtomicU32,
     pub(crate) held: MutexGuard<'a, Held>,
     changing: bool,
@@ -834,7 +891,7 @@ impl ShardGuard<'_> {
     /// Whether the keys of the part of this hash are in the tallies, and so to be kept there.
     #[inline]
     pub(crate) fn is_tallied(&self, hash: u64, guard: &Guard) -> bool {
-        let table = self.shard.table.load(guard);
+        let table = self.table.load(guard);
         table.parts[table.index(hash)].is_tallied()
     }
 
@@ -846,9 +903,7 @@ impl ShardGuard<'_> {
         guard: &Guard,
         is_it: impl FnMut(Place) -> Result<bool>,
     ) -> Result<Option<Place>> {
-        let table = self.shard.table.load(guard);
-        let part = &table.parts[table.index(hash)];
-        part.find(part.tag(hash), is_it)
+        Home::in_table(self.table.load(guard), hash).find(is_it)
     }
 
     /// The newest place of a key, counting writes that are not durable yet.
@@ -879,7 +934,7 @@ impl ShardGuard<'_> {
     ) -> Result<()> {
         debug_assert!(new.0 > REMOVED && new.0 <= PLACE_MASK);
         self.begin();
-        let table = self.shard.table.load(guard);
+        let table = self.table.load(guard);
         let part = &table.parts[table.index(hash)];
         let tag = part.tag(hash);
         match old.and_then(|old| part.position_of(tag | old.0)) {
@@ -890,12 +945,12 @@ impl ShardGuard<'_> {
     }
 
     fn insert(&mut self, hash: u64, new: Place, guard: &Guard, hash_of: impl Fn(Place) -> Result<Option<u64>>) {
-        let mut table = self.shard.table.load(guard);
+        let mut table = self.table.load(guard);
         while table.parts[table.index(hash)].is_full() {
             let growth = self.growth.load(Ordering::Relaxed);
             let roomier = table.with_room(table.index(hash), growth, &hash_of);
-            self.shard.table.replace(roomier, guard);
-            table = self.shard.table.load(guard);
+            self.table.replace(roomier, guard);
+            table = self.table.load(guard);
         }
         let part = &table.parts[table.index(hash)];
         part.add(part.tag(hash) | new.0);
@@ -904,7 +959,7 @@ impl ShardGuard<'_> {
     /// Forgets the key that points at `old`.
     pub(crate) fn remove(&mut self, hash: u64, old: Place, guard: &Guard) {
         self.begin();
-        let table = self.shard.table.load(guard);
+        let table = self.table.load(guard);
         let part = &table.parts[table.index(hash)];
         part.take(part.tag(hash) | old.0);
     }
