@@ -224,6 +224,19 @@ impl Private {
 pub(crate) struct Words(Mapping);
 
 impl Words {
+    /// Makes ready for so many writes all over it. What the first write to a page costs (the system copies it, and tells the
+    /// other processors) is a third for all of them at once.
+    pub(crate) fn expect(&self, writes: u64) {
+        const PAGE_BYTES: u64 = 4096;
+        // Miri takes no advice.
+        #[cfg(all(target_os = "linux", not(miri)))]
+        if writes >= self.0.len() as u64 / PAGE_BYTES {
+            let _ = self.0.advise_range(memmap2::Advice::PopulateWrite, 0, self.0.len());
+        }
+        #[cfg(not(all(target_os = "linux", not(miri))))]
+        let _ = (writes, PAGE_BYTES);
+    }
+
     /// The words of a range of bytes; `None` if it is not within, or not of whole words.
     pub(crate) fn get(&self, range: Range<usize>) -> Option<&[AtomicU64]> {
         const WORD: usize = size_of::<AtomicU64>();
