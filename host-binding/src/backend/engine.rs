@@ -101,7 +101,7 @@ impl LocalBucket for Bucket {
     }
 
     fn get_many(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Pair>>, Error> {
-        Ok(self.get_many_with(keys, |_, value| value.and_then(pair))?)
+        Ok(self.get_many_with(keys, |i, value| value.and_then(|value| pair(&keys[i], value)))?)
     }
 
     fn set_many(&self, pairs: &[(Key<'_>, &[u8])]) -> Result<(), Error> {
@@ -188,9 +188,9 @@ fn observed(value: Option<Value>) -> Observed {
     }
 }
 
-/// The key comes from the record, so that no `String` is made of it; it was asked for as text and so it is text.
-fn pair(value: Value) -> Option<Pair> {
-    Some((Utf8Bytes::new(value.key_bytes())?, value.into_bytes()))
+/// The key comes from the record, so that no `String` is made of it; it is the text that it was asked for as.
+fn pair(key: &Key<'_>, value: Value) -> Option<Pair> {
+    Some((Utf8Bytes::of_text(key.as_ref(), value.key_bytes())?, value.into_bytes()))
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@
 //! memory and asks; its second half gives the answer its type, and pushes new handles.
 
 use super::Access;
-use crate::backend::{Key, Pair, Reply};
+use crate::backend::{Key, Reply};
 use crate::ctx::{Bucket, Cas, Rights};
 use crate::error::Refusal;
+use crate::lower::{Found, FoundPair};
 use crate::{Utf8Bytes, atomics, batch, store};
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -81,7 +82,7 @@ pub(super) fn reads<T: Send + 'static, E: WitError>(instance: &mut Instance<'_, 
             let bucket = access.view(cx).bucket(&this)?;
             Ok(store::get(&bucket.grant, pace, &key.to_str(&*cx)?))
         },
-        plain::<T, Option<Bytes>, E>,
+        |_, value| value.map(Found).map_err(E::from),
     )?;
     access.define(
         instance,
@@ -203,11 +204,10 @@ pub(super) fn cas<T: Send + 'static, E: WitError>(instance: &mut Instance<'_, T>
     )
 }
 
-/// `get-many`; `make` gives a pair, or the key of a miss, the type that the shape has for it.
-pub(super) fn get_many<T: Send + 'static, E: WitError, W: ComponentType + Lower + Send + 'static>(
+/// `get-many` with `none` in the place of a miss. The answer stays in the memory in which the back end gave it.
+pub(super) fn get_many<T: Send + 'static, E: WitError>(
     instance: &mut Instance<'_, T>,
     access: Access<T>,
-    make: fn(Vec<Option<Pair>>) -> W,
 ) -> Result<()> {
     access.define(
         instance,
@@ -220,7 +220,7 @@ pub(super) fn get_many<T: Send + 'static, E: WitError, W: ComponentType + Lower 
             let views = views(&keys, cx)?;
             Ok(batch::get_many(&bucket.grant, pace, &texts(&views, cx)?))
         },
-        move |_, answer| answer.map(make).map_err(E::from),
+        |_, pairs| pairs.map(|pairs| pairs.into_iter().map(FoundPair).collect::<Vec<_>>()).map_err(E::from),
     )
 }
 

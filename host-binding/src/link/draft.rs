@@ -39,7 +39,7 @@ pub(super) fn add<T: Send + 'static>(
         }
         Interface::Atomics => increment(instance, access),
         Interface::Batch => {
-            calls::get_many::<T, Error, _>(instance, access, |pairs| pairs)?;
+            calls::get_many::<T, Error>(instance, access)?;
             calls::batch_writes::<T, Error>(instance, access)
         }
         Interface::Types | Interface::Cas => Ok(()),

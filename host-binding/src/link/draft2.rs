@@ -44,7 +44,7 @@ pub(super) fn add<T: Send + 'static>(
         }
         Interface::Batch => {
             match misses {
-                Misses::AreNone => calls::get_many::<T, Error, _>(instance, access, |pairs| pairs)?,
+                Misses::AreNone => calls::get_many::<T, Error>(instance, access)?,
                 Misses::HaveKeys => calls::get_many_with_misses::<T, Error>(instance, access)?,
             }
             calls::batch_writes::<T, Error>(instance, access)

@@ -89,7 +89,7 @@ pub(super) fn add<T: Send + 'static>(
             swap(instance, access)
         }
         Interface::Batch => {
-            calls::get_many::<T, Error, _>(instance, access, |pairs| pairs)?;
+            calls::get_many::<T, Error>(instance, access)?;
             calls::batch_writes::<T, Error>(instance, access)
         }
     }
