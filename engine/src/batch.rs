@@ -6,6 +6,7 @@ use crate::bucket::Bucket;
 use crate::commit::{PREFETCHED, Told, Write};
 use crate::directory::Seen;
 use crate::error::{Error, Result};
+use crate::options::Durability;
 use crate::pending::Commit;
 use crate::store::Store;
 use crate::value::Value;
@@ -60,9 +61,15 @@ impl Store {
             bucket.entry.check()?;
             writes.push(Write { bucket: bucket.entry.id, key, value: value.as_deref() });
         }
-        let told = self.0.commits.write_batch(&writes, self.0.durability)?;
+        let told = self.write_many(&writes, self.0.durability)?;
         self.nudge(told.after == 0);
         Ok(Commit::new(self.clone(), told.map(drop)))
+    }
+
+    fn write_many(&self, writes: &[Write<'_>], durability: Durability) -> Result<Told<u64>> {
+        let write = || self.0.commits.write_batch(writes, durability);
+        let frees = writes.iter().all(|write| write.value.is_none());
+        if frees { self.free(write) } else { write().inspect_err(|e| self.see_to(e)) }
     }
 }
 
@@ -155,6 +162,6 @@ impl Bucket {
 
     fn begin_many(&self, writes: &[Write<'_>]) -> Result<Told<()>> {
         self.entry.check()?;
-        Ok(self.store.0.commits.write_batch(writes, self.durability)?.map(drop))
+        Ok(self.store.write_many(writes, self.durability)?.map(drop))
     }
 }

@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_epoch as epoch;
 
 use crate::catalogue::Entry;
 use crate::commit::{Decision, Outcome, Told, check_key, check_value};
-use crate::error::Result;
-use crate::io::{Stopwatch, unix_ms};
+use crate::error::{Error, ErrorKind, Result};
+use crate::io::{Stopwatch, pause, unix_ms};
 use crate::log::record::Record;
 use crate::log::{Found, RING, SPACE, WAKE};
 use crate::options::Durability;
@@ -142,7 +143,7 @@ impl Bucket {
         check_key(key)?;
         check_value(value)?;
         let record = Record { expires, ..Record::set(self.entry.id, key, value) };
-        self.store.0.commits.set(record, self.durability)
+        self.store.0.commits.set(record, self.durability).inspect_err(|e| self.store.see_to(e))
     }
 
     /// Deletes a key; `false` if it had no value, and then nothing is written.
@@ -163,9 +164,11 @@ impl Bucket {
     }
 
     fn begin_delete(&self, key: &[u8]) -> Result<Told<bool>> {
-        let told = self.write(key, |found| match found {
-            None => Ok(Decision::Keep(())),
-            Some(_) => Ok(Decision::Write(Record::delete(self.entry.id, key))),
+        let told = self.store.free(|| {
+            self.write(key, |found| match found {
+                None => Ok(Decision::Keep(())),
+                Some(_) => Ok(Decision::Write(Record::delete(self.entry.id, key))),
+            })
         })?;
         Ok(told.map(|outcome| matches!(outcome, Outcome::Written(_))))
     }
@@ -204,7 +207,8 @@ impl Bucket {
     ) -> Result<Told<Outcome<T>>> {
         self.entry.check()?;
         check_key(key)?;
-        self.store.0.commits.write(self.entry.id, key, self.durability, decide)
+        let written = self.store.0.commits.write(self.entry.id, key, self.durability, decide);
+        written.inspect_err(|e| self.store.see_to(e))
     }
 
     /// Waits as this handle's durability asks.
@@ -226,7 +230,46 @@ pub(crate) fn after(ttl: std::time::Duration) -> u64 {
     unix_ms().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// How long a delete waits for the cleaner where the disk is full, and how long between two looks.
+const FREE_WAIT: Duration = Duration::from_secs(5);
+const FREE_LOOK: Duration = Duration::from_millis(2);
+
 impl Store {
+    /// After a write that failed: where there was no space for it, the cleaner is asked for some.
+    #[cold]
+    pub(crate) fn see_to(&self, e: &Error) {
+        if e.kind() == ErrorKind::NoSpace {
+            self.0.commits.log.set_hopeless(false);
+            self.0.bells.work.ring();
+        }
+    }
+
+    /// Makes a write that frees space. Where the disk is full it waits, a while, until the cleaner has made some for it.
+    #[inline]
+    pub(crate) fn free<T>(&self, attempt: impl Fn() -> Result<T>) -> Result<T> {
+        match attempt() {
+            Err(e) if e.kind() == ErrorKind::NoSpace => self.free_when_full(e, attempt),
+            done => done,
+        }
+    }
+
+    #[cold]
+    fn free_when_full<T>(&self, mut full: Error, attempt: impl Fn() -> Result<T>) -> Result<T> {
+        let begun = Stopwatch::start();
+        // What the cleaner said first may be of a time before.
+        let mut hopeless = 0;
+        while self.has_worker() && hopeless < 2 && Duration::from_micros(begun.us()) < FREE_WAIT {
+            self.see_to(&full);
+            pause(FREE_LOOK);
+            hopeless += u32::from(self.0.commits.log.is_hopeless());
+            match attempt() {
+                Err(e) if e.kind() == ErrorKind::NoSpace => full = e,
+                done => return done,
+            }
+        }
+        Err(full)
+    }
+
     /// After a write, which is `visible` by now or will be behind a sync: wakes the background thread if there is work for it,
     /// and pauses if it is being outrun; wakes those who watch if they sleep.
     #[inline]
@@ -249,10 +292,10 @@ impl Store {
             return;
         }
         self.0.bells.work.ring();
-        let pause = self.0.commits.log.brake();
-        if !pause.is_zero() {
+        let time = self.0.commits.log.brake();
+        if !time.is_zero() {
             let begun = Stopwatch::start();
-            crate::io::pause(pause);
+            pause(time);
             self.0.commits.counters.pause_us.add_us(&begun);
         }
     }

@@ -11,8 +11,12 @@
 //! a segment that no run covers yet is cleaned as if there were an older one. What it held never gets into a run then, but
 //! for what lived: with random overwrites, a third of all records.
 //!
+//! In a *starved* store (`log::reserve`) the segment with most to gain is taken, if what it takes to move what lives there was counted,
+//! and is to be had: a record that is moved says its version, and is some bytes longer than it was.
+//!
 //! Source: segment choice by cost and benefit after Rosenblum and Ousterhout 1992.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -32,6 +36,10 @@ const STEP_BYTES: u64 = 256 << 10;
 const SKIPPED_BYTES_MIN: u64 = 2 << 10;
 /// Records whose lines are asked for at a time.
 const AHEAD: usize = 32;
+/// Where the disk is full, a segment is worth cleaning if that frees this part of it ...
+const STARVED_GAIN_SHARE: u64 = 32;
+/// ... and is counted again when this part of it has died since.
+const STARVED_COUNT_SHARE: u64 = 64;
 /// Less than this is not worth a segment's worth of work.
 const DEAD_BYTES_MIN: u64 = 1 << 20;
 
@@ -85,6 +93,8 @@ pub(crate) enum Mood {
     Busy,
     /// Nobody is: bring the log down to a sixteenth dead.
     Idle,
+    /// The disk is full: whatever gives space, until writers may go on.
+    Starved,
 }
 
 /// The segment to clean next, oldest first in `candidates`; `None` if there is too little to gain. `log_bytes` counts all
@@ -94,7 +104,7 @@ pub(crate) fn pick(candidates: &[Candidate], log_bytes: u64, dead_bytes_min: u64
     let dead: u64 = candidates.iter().enumerate().map(|(i, c)| gain(i, c)).sum();
     let share = match mood {
         Mood::Busy => 2,
-        Mood::Idle => 16,
+        Mood::Idle | Mood::Starved => 16,
     };
     if tombstones > dead_bytes_min && tombstones > log_bytes / 4 {
         // What lies before them keeps them alive.
@@ -127,6 +137,8 @@ pub(crate) struct Cleaner {
     at: Option<Cleaning>,
     /// Emptied segments, each with the log position up to which the log must be durable before it may go.
     emptied: Vec<(Arc<Segment>, u64)>,
+    /// Of segments that were counted while the disk is full: what lived in each, and what moving that takes.
+    counted: HashMap<u64, (u64, u64)>,
 }
 
 /// A segment being cleaned.
@@ -139,6 +151,8 @@ struct Cleaning {
     oldest: bool,
     /// Dead records are compared with their checksums too, however long they are.
     verify_all: bool,
+    /// There is space for what lives in it.
+    fits: bool,
 }
 
 /// What a step of cleaning came to.
@@ -159,13 +173,28 @@ impl Default for Cleaner {
 
 impl Cleaner {
     pub(crate) fn cleaning_from(dead_bytes_min: u64) -> Cleaner {
-        Cleaner { dead_bytes_min, at: None, emptied: Vec::new() }
+        Cleaner { dead_bytes_min, at: None, emptied: Vec::new(), counted: HashMap::new() }
     }
 
     /// One step: some records moved, or emptied segments given up.
     pub(crate) fn step(&mut self, commits: &Commits, mood: Mood) -> Result<Progress> {
         let guard = &epoch::pin();
-        let progress = self.work(commits, mood, guard)?;
+        if commits.log.is_starved() {
+            commits.log.relieve()?;
+        }
+        let starved = commits.log.is_starved();
+        if starved && self.at.as_ref().is_some_and(|at| !at.fits) {
+            self.at = None;
+        }
+        if !starved {
+            self.counted.clear();
+        }
+        let worked = self.work(commits, if starved { Mood::Starved } else { mood }, guard);
+        if self.at.is_none() {
+            commits.log.set_to_move(0);
+        }
+        let progress = worked?;
+        commits.log.set_hopeless(starved && progress == Progress::None);
         self.set_brake(commits, guard);
         Ok(progress)
     }
@@ -184,9 +213,15 @@ impl Cleaner {
     fn work(&mut self, commits: &Commits, mood: Mood, guard: &Guard) -> Result<Progress> {
         self.give_up_emptied(commits, mood)?;
         if self.at.is_none() {
-            self.at = self.choose(commits, mood, guard);
+            self.at = match mood {
+                Mood::Starved => self.choose_starved(commits, guard),
+                mood => self.choose(commits, mood, guard),
+            };
         }
         let Some(mut at) = self.at.take() else {
+            if mood == Mood::Starved {
+                return Ok(if self.emptied.is_empty() { Progress::None } else { Progress::Later });
+            }
             let later = !self.emptied.is_empty() || self.choose(commits, Mood::Idle, guard).is_some();
             return Ok(if later { Progress::Later } else { Progress::None });
         };
@@ -211,8 +246,51 @@ impl Cleaner {
     }
 
     fn choose(&self, commits: &Commits, mood: Mood, guard: &Guard) -> Option<Cleaning> {
-        let end = commits.log.end(guard);
         let all = commits.log.segments(guard);
+        let (sealed, candidates): (Vec<_>, Vec<_>) = self.candidates(commits, guard).into_iter().unzip();
+        let is_emptied = |s: &Arc<Segment>| self.emptied.iter().any(|(e, _)| Arc::ptr_eq(e, s));
+        let log_bytes = all.iter().filter(|s| !is_emptied(s)).map(|s| s.region.published()).sum();
+        let chosen = pick(&candidates, log_bytes, self.dead_bytes_min, mood)?;
+        Some(begin(commits, sealed[chosen].clone(), false, guard))
+    }
+
+    /// Of the segments that would give most, the first that is worth it and that there is space for.
+    fn choose_starved(&mut self, commits: &Commits, guard: &Guard) -> Option<Cleaning> {
+        let room = commits.log.room_to_clean(guard);
+        let mut candidates = self.candidates(commits, guard);
+        self.counted.retain(|number, _| candidates.iter().any(|(s, _)| s.header.number == *number));
+        candidates.sort_by_key(|(_, c)| std::cmp::Reverse(c.bytes.saturating_sub(c.live)));
+        for (segment, Candidate { bytes, live, .. }) in candidates {
+            if bytes.saturating_sub(live) < bytes / STARVED_GAIN_SHARE {
+                break;
+            }
+            let number = segment.header.number;
+            let at = begin(commits, segment, true, guard);
+            let known = self.counted.get(&number).filter(|(then, _)| live + bytes / STARVED_COUNT_SHARE > *then);
+            let to_move = match known {
+                Some((_, to_move)) => *to_move,
+                None => match bytes_to_move(commits, &at, guard) {
+                    Ok(to_move) => {
+                        self.counted.insert(number, (live, to_move));
+                        to_move
+                    }
+                    Err(_) => {
+                        at.segment.mark_damaged();
+                        continue;
+                    }
+                },
+            };
+            if to_move + bytes / STARVED_GAIN_SHARE <= bytes && to_move <= room {
+                commits.log.set_to_move(to_move);
+                return Some(at);
+            }
+        }
+        None
+    }
+
+    /// The segments that may be cleaned, oldest first.
+    fn candidates(&self, commits: &Commits, guard: &Guard) -> Vec<(Arc<Segment>, Candidate)> {
+        let end = commits.log.end(guard);
         let emptied = |s: &Arc<Segment>| self.emptied.iter().any(|(e, _)| Arc::ptr_eq(e, s));
         // A tombstone that is dropped must stand in a run, or the index would never hear of it.
         let covered = commits.index.covered();
@@ -224,19 +302,11 @@ impl Cleaner {
             let (live, tombstones) = if may_drop(s) { (live, tombstones) } else { (live + tombstones, 0) };
             Candidate { bytes: s.region.published(), live, tombstones, age: end - s.header.base.min(end) }
         };
-        let candidates: Vec<Candidate> = sealed.iter().map(candidate).collect();
-        let log_bytes = all.iter().filter(|s| !emptied(s)).map(|s| s.region.published()).sum();
-        let chosen = pick(&candidates, log_bytes, self.dead_bytes_min, mood)?;
-        let segment = sealed[chosen].clone();
-        // Emptied segments older than this one count: until they are gone, a crash brings them back.
-        let oldest = all.first().is_some_and(|first| Arc::ptr_eq(first, &segment)) && may_drop(&segment);
-        // Where counts are approximate a second pass would be due anyway, and it would write tombstones twice.
-        let verify_all = segment.counts_are_approximate();
-        Some(Cleaning { segment, from: HEADER_BYTES, oldest, verify_all })
+        sealed.into_iter().map(|segment| (segment.clone(), candidate(&segment))).collect()
     }
 
     fn give_up_emptied(&mut self, commits: &Commits, mood: Mood) -> Result<()> {
-        if mood == Mood::Idle
+        if mood != Mood::Busy
             && let Some((_, end)) = self.emptied.last()
         {
             commits.wait(*end)?;
@@ -251,6 +321,43 @@ impl Cleaner {
     }
 }
 
+fn begin(commits: &Commits, segment: Arc<Segment>, fits: bool, guard: &Guard) -> Cleaning {
+    // Emptied segments older than this one count: until they are gone, a crash brings them back.
+    let is_first = commits.log.segments(guard).first().is_some_and(|first| Arc::ptr_eq(first, &segment));
+    // A tombstone that is dropped must stand in a run, or the index would never hear of it.
+    let oldest = is_first && segment.header.base < commits.index.covered();
+    // Where counts are approximate a second pass would be due anyway, and it would write tombstones twice.
+    let verify_all = segment.counts_are_approximate();
+    Cleaning { segment, from: HEADER_BYTES, oldest, verify_all, fits }
+}
+
+/// Bytes that moving what lives in a segment takes, at most: as if every tombstone that may be needed were.
+fn bytes_to_move(commits: &Commits, at: &Cleaning, guard: &Guard) -> Result<u64> {
+    let Cleaning { segment, oldest, .. } = at;
+    let (mut offset, mut to_move, mut found_live) = (HEADER_BYTES, 0, 0);
+    while offset < segment.region.published() {
+        let (record, bytes) = segment.record(offset, false, guard).map_err(|defect| damage(segment, offset, defect))?;
+        let version = record.moved.unwrap_or_else(|| segment.position(offset));
+        let tombstone = Record { moved: Some(version), ..Record::delete(record.bucket, record.key) };
+        let place = commits.log.place(segment, offset);
+        let lives = || commits.directory.find(commits.hash(record.bucket, record.key), guard, |p| Ok(p == place));
+        to_move += match record.kind {
+            Kind::Set if lives()?.is_some() => {
+                found_live += bytes;
+                let expired = record.expires.is_some_and(|at| at <= crate::io::unix_ms());
+                let moved = Record { moved: Some(version), member: false, mark: None, ..record };
+                if expired { tombstone.bytes() } else { moved.bytes() }
+            }
+            Kind::Delete if !oldest => tombstone.bytes(),
+            _ => 0,
+        };
+        offset += bytes;
+    }
+    // What is pending is not found, and lives; where counts are approximate it may be nothing.
+    let pending = if segment.counts_are_approximate() { 0 } else { segment.live_bytes().saturating_sub(found_live) };
+    Ok(to_move + pending)
+}
+
 /// A record that is about to be looked at.
 struct Ahead<'g> {
     offset: u64,
@@ -262,7 +369,7 @@ struct Ahead<'g> {
 /// Moves what lives among the next records, for about [`STEP_BYTES`] of those that had to be read. The directory's lines of some
 /// [`AHEAD`] of them are asked for before the first is looked up: most records are dead, and that is all they cost.
 fn move_some(commits: &Commits, at: &mut Cleaning, guard: &Guard) -> Result<()> {
-    let Cleaning { segment, from, oldest, verify_all } = at;
+    let Cleaning { segment, from, oldest, verify_all, .. } = at;
     let end = segment.region.published();
     let mut read = 0;
     let mut ahead = Vec::with_capacity(AHEAD);
@@ -338,7 +445,9 @@ fn put_off(e: Error) -> Error {
 impl Commits {
     fn append_moved(&self, record: &Record<'_>, guard: &Guard) -> Result<Appended> {
         let appended = self.append(record, guard)?;
-        self.counters.moved_bytes.fetch_add(appended.end - appended.position, Ordering::Relaxed);
+        let bytes = appended.end - appended.position;
+        self.counters.moved_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.log.moved(bytes);
         Ok(appended)
     }
 

@@ -219,7 +219,16 @@ fn reopen(disk: &Arc<dyn Disk>, superblock: Superblock) -> Result<Recovered> {
 
     let base = state.next_base;
     if !disk.read_only() || seeded(Bug::LookingWrites) {
-        manifest.take_over()?;
+        if let Err(e) = manifest.take_over() {
+            if e.kind() != ErrorKind::NoSpace {
+                return Err(e);
+            }
+            make_room(disk, &manifest, segments[..kept].last())?;
+            match manifest.take_over() {
+                Err(e) if e.kind() == ErrorKind::NoSpace => manifest.go_on()?,
+                taken_over => taken_over?,
+            }
+        }
         // The newest first: cut short, what is left still ends where it was found to end. Without the first of all, the next
         // would pass for the beginning of the log.
         let mut cut_off = segments.split_off(kept);
@@ -332,6 +341,18 @@ fn read_header(file: &dyn io::File) -> std::io::Result<Vec<u8>> {
     let read = io::read_full(file, 0, &mut bytes)?;
     bytes.truncate(read);
     Ok(bytes)
+}
+
+/// On a full disk: gives up what the manifest does not name, and of the last segment what was prepared and never written, or is torn.
+/// First the manifest is on the disk as it was read: what a dead process has said last may be in the system's cache only.
+fn make_room(disk: &Arc<dyn Disk>, manifest: &Manifest, last: Option<&Loaded>) -> Result<()> {
+    manifest.write_again()?;
+    remove_orphans(disk, manifest);
+    if let Some(last) = last.filter(|last| last.entry.sealed.is_none() && !cfg!(windows)) {
+        // That it is shorter is all that comes of it; if not, the disk is as full as it was.
+        let _ = io::cut(&*last.file, last.extent.end);
+    }
+    Ok(())
 }
 
 /// Files of ours that the manifest does not name: left by a crash between two steps, needed by nobody.

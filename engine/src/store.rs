@@ -99,6 +99,11 @@ impl Store {
         Ok(())
     }
 
+    /// Whether threads run the background jobs.
+    pub(crate) fn has_worker(&self) -> bool {
+        self.0.worker.lock().is_some()
+    }
+
     /// The store alone; its background jobs are the caller's to run.
     pub(crate) fn without_worker(disk: Arc<dyn Disk>, options: Options) -> Result<Store> {
         let recovered = recovery::recover(&disk)?;
@@ -180,7 +185,8 @@ impl Store {
     /// # Errors
     /// As a write.
     pub fn drop_bucket(&self, name: &str) -> Result<bool> {
-        let Some(entry) = self.0.commits.catalogue.remove(name, &self.0.commits, self.0.durability)? else {
+        let remove = || self.0.commits.catalogue.remove(name, &self.0.commits, self.0.durability);
+        let Some(entry) = self.free(remove)? else {
             return Ok(false);
         };
         self.0.commits.index.buckets.drop(entry.id, self.0.commits.log.end(&epoch::pin()));

@@ -323,15 +323,19 @@ impl Jobs {
             commits.log.seal()?;
             more_closed = led && commits.log.has_closed();
         }
-        prepared?;
         let checkpoint = self.checkpointer.step(commits, self.rested)?;
         let swept = self.sweeper.step(commits);
         // Cleaning frees space, so a full disk must not keep it from going on. While nobody writes it comes first: what is cleaned
         // need not be sorted.
         let mood = if self.quiet { Mood::Idle } else { Mood::Busy };
-        let cleaning = self.clean(commits, mood)?;
-        let cleans_first = self.quiet && cleaning == Progress::Some;
-        let runs = match if self.no_runs || cleans_first { Ok(false) } else { self.step_runs(commits) } {
+        let cleaning = match self.clean(commits, mood) {
+            Err(e) if e.kind() != ErrorKind::NoSpace => return Err(e),
+            cleaning => cleaning,
+        };
+        let cleans_first = self.quiet && matches!(cleaning, Ok(Progress::Some));
+        // Where the disk is full, runs would take what the cleaner gives, as long as it gives any.
+        let starved = commits.log.is_starved() && !commits.log.is_hopeless();
+        let runs = match if self.no_runs || cleans_first || starved { Ok(false) } else { self.step_runs(commits) } {
             Err(e) if e.kind() == ErrorKind::Corrupt => {
                 // Reads say so where they meet the damage; the rest of the store goes on.
                 self.no_runs = true;
@@ -344,7 +348,8 @@ impl Jobs {
         if commits.log.has_retired() && !self.checkpointer.is_writing() {
             commits.log.free_slots_of_retired();
         }
-        let made_runs = runs?;
+        prepared?;
+        let (cleaning, made_runs) = (cleaning?, runs?);
         // Not by what is retired, whose readers may be anybody's: what reaches the disk depends on this store alone.
         let idle = self.quiet && cleaning == Progress::None && !made_runs && !more_closed;
         if idle && commits.log.has_space_to_give_back() {

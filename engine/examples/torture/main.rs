@@ -5,6 +5,7 @@
 //! line that replays it, and exits with 1. `torture collect` adds up what `--json` has written.
 #![allow(clippy::disallowed_methods, reason = "a command: it has a clock and writes its report")]
 
+mod full;
 mod hunt;
 mod kill;
 mod model;
@@ -83,6 +84,8 @@ enum What {
         #[arg(long)]
         fault: Option<String>,
     },
+    /// Fill the file system that `--dir` is on, which should be a small one, and see that deletes make it usable again
+    FullDisk(InDir),
     /// Run everything at once for long: nothing may grow that should not
     Soak(InDir),
     /// Put faults into the engine, one at a time, and see which campaign finds each
@@ -249,6 +252,12 @@ fn run(what: &What) -> Result<(), String> {
         What::KillChild { dir, seed, from, syncs, fault } => {
             fault.as_deref().into_iter().for_each(seeded::put);
             kill::child(dir, *seed, *from, *syncs)
+        }
+        What::FullDisk(in_dir @ InDir { how, .. }) => {
+            // Several would be in each other's way.
+            let (limits, dir) = (Limits { threads: 1, ..how.limits() }, in_dir.dir());
+            let outcome = drive::drive(&limits, "rounds", None, |seed, _| full::round(seed, &dir));
+            tell("full-disk", "rounds", how, &outcome)
         }
         What::Soak(in_dir @ InDir { how, .. }) => {
             let dir = in_dir.dir();

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::map::{Map, Private, mapping_is_a_hazard};
 use super::window::Budget;
-use super::{Disk, File, pause};
+use super::{Disk, File, Space, pause};
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::Options;
 
@@ -194,6 +194,23 @@ impl Disk for RealDisk {
         self.dir.display().to_string()
     }
 
+    #[cfg(unix)]
+    fn space(&self) -> Option<Space> {
+        use std::os::unix::ffi::OsStrExt;
+        let dir = std::ffi::CString::new(self.dir.as_os_str().as_bytes()).ok()?;
+        let mut found = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+        // SAFETY: a string that ends in a zero, and space for what is told.
+        if unsafe { libc::statvfs(dir.as_ptr(), found.as_mut_ptr()) } != 0 {
+            return None;
+        }
+        // SAFETY: the call has filled it.
+        let found = unsafe { found.assume_init() };
+        #[allow(clippy::unnecessary_cast, reason = "narrower on other systems")]
+        let bytes = |blocks: libc::fsblkcnt_t| (blocks as u64).saturating_mul(found.f_frsize as u64);
+        // Of some file systems nothing is known.
+        (found.f_blocks > 0).then(|| Space { total: bytes(found.f_blocks), free: bytes(found.f_bavail) })
+    }
+
     fn read_only(&self) -> bool {
         self.read_only
     }
@@ -247,18 +264,18 @@ impl File for RealFile {
     }
 
     #[cfg(target_os = "linux")]
-    fn promise(&self, bytes: u64) -> io::Result<()> {
+    fn promise(&self, bytes: u64) -> io::Result<bool> {
         use std::os::fd::AsRawFd;
-        let Ok(len) = libc::off_t::try_from(bytes) else { return Ok(()) };
+        let Ok(len) = libc::off_t::try_from(bytes) else { return Ok(false) };
         // SAFETY: an open descriptor, and numbers.
         if unsafe { libc::fallocate(self.0.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, 0, len) } == 0 {
-            return Ok(());
+            return Ok(true);
         }
         let e = io::Error::last_os_error();
         match e.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Err(e),
             // A file system that does not know the call.
-            _ => Ok(()),
+            _ => Ok(false),
         }
     }
 

@@ -27,6 +27,14 @@ use window::Budget;
 use crate::directory::SHARDS;
 use crate::seeded::{Bug, seeded};
 
+/// What fits on a disk, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Space {
+    pub(crate) total: u64,
+    /// Of that, to be had by us.
+    pub(crate) free: u64,
+}
+
 /// One directory of files.
 pub(crate) trait Disk: Send + Sync + Debug {
     /// Names of the files in the directory, in no order.
@@ -79,6 +87,10 @@ pub(crate) trait Disk: Send + Sync + Debug {
     fn shards(&self) -> usize {
         SHARDS
     }
+    /// How much there is room for where the directory is; `None` where nobody can tell, or where there is no end to it.
+    fn space(&self) -> Option<Space> {
+        None
+    }
     /// Whether files are written at all, or only looked at.
     fn read_only(&self) -> bool {
         false
@@ -100,9 +112,9 @@ pub(crate) trait File: Send + Sync + Debug {
     /// what is written in one call a system may keep as one piece of memory, and write back as a whole when a byte of it changes.
     fn reserve(&self, bytes: u64, piece: usize) -> io::Result<()>;
     /// Has the system keep space for the first `bytes` bytes, without making the file longer: what is written there does not fail
-    /// for want of it. Where the system cannot do that, nothing. Only a want of space is an error.
-    fn promise(&self, _bytes: u64) -> io::Result<()> {
-        Ok(())
+    /// for want of it. Where the system cannot do that, nothing; whether it can. Only a want of space is an error.
+    fn promise(&self, _bytes: u64) -> io::Result<bool> {
+        Ok(false)
     }
     /// Makes bytes and length survive a power cut.
     fn sync(&self) -> io::Result<()>;

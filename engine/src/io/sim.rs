@@ -29,7 +29,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::disk::LOCK_FILE;
 use super::map::{Map, Private, Watch};
 use super::window::Budget;
-use super::{Disk, File};
+use super::{Disk, File, Space};
 use crate::manifest;
 use crate::manifest::edit::EDIT_BYTES;
 use crate::manifest::superblock::{self, Superblock};
@@ -1066,7 +1066,6 @@ impl SimDisk {
     }
 
     /// Has the disk keep space for files that ask for it, as some file systems do.
-    #[cfg(test)]
     pub(crate) fn keep_promises(&self) {
         self.world.lock().keeps_promises = true;
     }
@@ -1124,6 +1123,9 @@ impl Disk for SimDisk {
             return Err(io::ErrorKind::NotFound.into());
         }
         world.check_removal(&self.dir, name);
+        if let Some(file) = world.platter.names.get(&full_name).copied() {
+            world.promised.remove(&file);
+        }
         world.record(Op::Remove { name: full_name });
         Ok(())
     }
@@ -1153,6 +1155,9 @@ impl Disk for SimDisk {
         let stale = world.platter.files[from].cache.clone();
         world.record(Op::Create { file, name, from: Some(from) });
         world.stale.insert(file, stale);
+        if let Some(promised) = world.promised.remove(&from) {
+            world.promised.insert(file, promised);
+        }
         Ok(Arc::new(self.file(file)))
     }
 
@@ -1200,6 +1205,11 @@ impl Disk for SimDisk {
     /// Few: a directory of them is made for every image, and so few keys fill one.
     fn shards(&self) -> usize {
         SHARDS
+    }
+
+    fn space(&self) -> Option<Space> {
+        let world = self.world.lock();
+        world.quota.map(|quota| Space { total: quota, free: quota.saturating_sub(world.used_bytes()) })
     }
 
     fn read_only(&self) -> bool {
@@ -1301,10 +1311,10 @@ impl File for SimFile {
         }
     }
 
-    fn promise(&self, bytes: u64) -> io::Result<()> {
+    fn promise(&self, bytes: u64) -> io::Result<bool> {
         let mut world = self.disk.world.lock();
         if !world.keeps_promises {
-            return Ok(());
+            return Ok(false);
         }
         let len = world.platter.files[self.file].cache.len() as u64;
         if world.fitting(self.file, len, bytes) < bytes {
@@ -1312,7 +1322,7 @@ impl File for SimFile {
         }
         let promised = world.promised.entry(self.file).or_default();
         *promised = bytes.max(*promised);
-        Ok(())
+        Ok(true)
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -13,13 +13,14 @@
 
 pub(crate) mod record;
 pub(crate) mod replay;
+mod reserve;
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crossbeam_epoch::{self as epoch, Guard};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::checkpoint;
 use crate::checksum::Seed;
@@ -100,6 +101,15 @@ pub(crate) struct Log {
     retired: Mutex<Vec<Retired>>,
     /// Given up, and their files kept to become those of segments to come; the oldest first.
     spares: Mutex<Vec<Spare>>,
+    /// See `reserve`: its files and how many they are; somebody got no space; the active segment, or the next one, is made of a
+    /// reserve that is not whole again; how much writers wanted at most; the cleaner can free nothing; what it has yet to move, in a starved store.
+    reserve: Mutex<Vec<Spare>>,
+    reserved_files: AtomicUsize,
+    starved: AtomicBool,
+    owes: AtomicBool,
+    wanted: AtomicU64,
+    hopeless: AtomicBool,
+    to_move: AtomicU64,
     /// Segments that are gone, and that words of a checkpoint may still point into.
     ghosts: Mutex<Vec<Arc<Segment>>>,
     /// The log position from which on writers wake the background thread.
@@ -248,6 +258,13 @@ impl Log {
             brake_us: AtomicU64::new(0),
             retired: Mutex::default(),
             spares: Mutex::default(),
+            reserve: Mutex::default(),
+            reserved_files: AtomicUsize::new(0),
+            starved: AtomicBool::new(false),
+            owes: AtomicBool::new(false),
+            wanted: AtomicU64::new(0),
+            hopeless: AtomicBool::new(false),
+            to_move: AtomicU64::new(0),
             ghosts: Mutex::new(resume.ghosts),
             wake_at: AtomicU64::new(u64::MAX),
             disk,
@@ -266,7 +283,7 @@ impl Log {
             log.active.replace(active, guard);
         } else if !log.disk.read_only() {
             let end = last.map_or(resume.durable, |s| s.end());
-            log.make_next(0)?;
+            log.make_first()?;
             let first = log.grow.lock().next.take();
             log.next_ready.store(false, Ordering::Relaxed);
             if let Some(first) = first {
@@ -279,14 +296,15 @@ impl Log {
 
     /// Takes `bytes` bytes of the active segment, moving on to the next one if this one is full. While there is no next
     /// one, an eighth of its size is kept for what frees space, and half of that for deletes alone: they and the cleaner go on
-    /// where the disk is full.
+    /// where the disk is full. See `reserve` for what comes then.
     #[inline]
     pub(crate) fn reserve<'g>(&self, bytes: u64, purpose: Purpose, guard: &'g Guard) -> Result<Space<'g>> {
         loop {
             let segment = self.active.load(guard);
             let kept = match purpose {
-                Purpose::Freeing => 0,
                 _ if self.next_ready.load(Ordering::Relaxed) => 0,
+                _ if self.starved.load(Ordering::Relaxed) => self.kept_when_starved(segment, bytes, purpose)?,
+                Purpose::Freeing => 0,
                 Purpose::Cleaning => segment.kept_bytes() / 2,
                 Purpose::Growth => segment.kept_bytes(),
             };
@@ -298,7 +316,10 @@ impl Log {
                     }
                     return Ok(Space { segment, reservation });
                 }
-                Err(_) => self.make_room(segment, bytes, kept, guard)?,
+                Err(_) => {
+                    let made = self.make_room(segment, bytes, kept, purpose, guard);
+                    made.inspect_err(|_| self.take_down_wanted(bytes, purpose))?;
+                }
             }
         }
     }
@@ -356,7 +377,7 @@ impl Log {
     /// Prepares more of the active segment if that has room for `bytes`, and `kept` more behind them; or the next segment, so
     /// that this one may be filled to its end; or replaces it. Unless somebody else just did.
     #[cold]
-    fn make_room(&self, active: &Arc<Segment>, bytes: u64, kept: u64, guard: &Guard) -> Result<()> {
+    fn make_room(&self, active: &Arc<Segment>, bytes: u64, kept: u64, purpose: Purpose, guard: &Guard) -> Result<()> {
         let capacity = active.header.capacity;
         let missing = {
             let mut grow = loop {
@@ -390,6 +411,14 @@ impl Log {
                         }
                         bytes
                     }
+                    Err(e) if e.kind() == ErrorKind::NoSpace => {
+                        drop(grow);
+                        self.starve(&self.making.lock());
+                        if purpose == Purpose::Growth {
+                            return Err(e);
+                        }
+                        bytes
+                    }
                     prepared => return prepared,
                 }
             } else if kept > 0 && limit == capacity {
@@ -399,7 +428,7 @@ impl Log {
                 return Ok(());
             }
         };
-        self.make_next(missing)
+        self.make_next(missing, purpose)
     }
 
     /// Lets a segment be filled up to `wanted`, or where there is no space for that on the disk, to `least`. The caller holds
@@ -414,7 +443,7 @@ impl Log {
         };
         let is_full = |e: &Error| e.kind() == ErrorKind::NoSpace;
         let reserved = match reserve(wanted) {
-            Err(e) if is_full(&e) && self.give_back_spares() => reserve(wanted),
+            Err(e) if is_full(&e) && self.give_back_free_spares() => reserve(wanted),
             reserved => reserved,
         };
         let reserved = match reserved {
@@ -468,13 +497,11 @@ impl Log {
         reservation.publish().map_err(|e| not_written(next, e))
     }
 
-    /// Has a next segment with room for a record of `bytes`: file, header and name on the disk, then its space, then its
-    /// manifest edit. Nobody waits for it who does not need it.
+    /// Has a next segment with room for a record of `bytes`, made of the disk's space or of the reserve, as the purpose may.
     #[cold]
-    fn make_next(&self, bytes: u64) -> Result<()> {
-        let _making = self.making.lock();
-        let guard = &epoch::pin();
-        let (number, base, capacity, first_slot) = {
+    fn make_next(&self, bytes: u64, purpose: Purpose) -> Result<()> {
+        let making = self.making.lock();
+        {
             let mut grow = self.grow.lock();
             if grow.closed {
                 return Err(Error::new(ErrorKind::Poisoned, "the store was closed"));
@@ -488,20 +515,87 @@ impl Log {
                 self.next_ready.store(false, Ordering::Relaxed);
             }
             if grow.next.is_some() {
+                drop(grow);
+                if self.is_starved() && purpose == Purpose::Growth {
+                    if self.owes() {
+                        return Err(reserve::no_space());
+                    }
+                    self.sated(&making);
+                }
                 return Ok(());
             }
-            let capacity = (bytes + HEADER_BYTES).next_multiple_of(PAGE_BYTES).max(self.segment_bytes(guard));
+        }
+        let was_starved = self.is_starved();
+        let is_whole = self.refill(&making)?;
+        let full = if is_whole || purpose != Purpose::Growth {
+            let capacity = self.segment_bytes(&epoch::pin());
+            match self.make_segment(bytes, capacity, None, &making) {
+                Ok(()) => {
+                    if !is_whole {
+                        self.owes.store(true, Ordering::Relaxed);
+                    } else if purpose == Purpose::Growth {
+                        self.sated(&making);
+                    }
+                    return Ok(());
+                }
+                Err(e) if e.kind() != ErrorKind::NoSpace => return Err(e),
+                Err(e) => e,
+            }
+        } else {
+            reserve::no_space()
+        };
+        self.starve(&making);
+        if purpose == Purpose::Cleaning && !was_starved {
+            // First it has to count whether what it moves fits.
+            return Err(full);
+        }
+        let Some(reserved) = self.take_reserved(bytes, purpose) else { return Err(full) };
+        self.owes.store(true, Ordering::Relaxed);
+        self.make_segment(bytes, reserved.header.capacity, Some(reserved), &making)
+    }
+
+    /// The segment that an opened log goes on in, a small one where the disk has no space for more.
+    fn make_first(&self) -> Result<()> {
+        let making = self.making.lock();
+        let mut capacity = self.segment_bytes(&epoch::pin());
+        loop {
+            match self.make_segment(0, capacity, None, &making) {
+                Err(e) if e.kind() == ErrorKind::NoSpace && capacity > reserve::SEGMENT_BYTES_MIN => capacity /= 2,
+                Err(e) => return Err(e),
+                Ok(()) => break,
+            }
+        }
+        if !self.refill(&making)? {
+            self.owes.store(true, Ordering::Relaxed);
+            self.starve(&making);
+        }
+        Ok(())
+    }
+
+    /// Makes the next segment: file, header and name on the disk, then its space, then its manifest edit. Nobody waits for it who does
+    /// not need it.
+    fn make_segment(
+        &self,
+        bytes: u64,
+        capacity: u64,
+        reserved: Option<Spare>,
+        _making: &MutexGuard<'_, ()>,
+    ) -> Result<()> {
+        let guard = &epoch::pin();
+        let capacity = (bytes + HEADER_BYTES).next_multiple_of(PAGE_BYTES).max(capacity);
+        let (number, base, first_slot) = {
+            let grow = self.grow.lock();
             let first_slot = free_slots(self.slots.load(guard), slots_of(capacity)).ok_or_else(|| {
                 Error::new(ErrorKind::NoSpace, "the log has reached 512 GiB, the most one store can address")
             })?;
             // Only whoever holds `making` uses a number up, or takes slots: they are free until then.
-            (grow.number, grow.base, capacity, first_slot)
+            (grow.number, grow.base, first_slot)
         };
         // Room for the record, what is kept for deletes, and a little more.
         let first = HEADER_BYTES + bytes + capacity / 8 + prepared_at_a_time(capacity).min(PREPARED_BYTES_MAX);
         let first = whole_steps(first, capacity);
         let first = if seam::MAPS_PAST_END { first.min(capacity) } else { capacity };
-        let spare = self.take_spare(capacity);
+        let spare = reserved.or_else(|| self.take_spare(|spare| spare.header.capacity == capacity));
         let header = Header { number, base, salt: self.salt_unlike(spare.as_ref())?, capacity };
         let name = segment::file_name(header.number);
         let failed = |e| Error::io(format_args!("cannot make {name}"), e);
@@ -520,7 +614,7 @@ impl Log {
         let give_up = |e: Error| {
             if e.kind() == ErrorKind::NoSpace {
                 let _ = self.disk.remove(&name);
-                self.give_back_spares();
+                self.give_back_free_spares();
             }
             e
         };
@@ -549,7 +643,7 @@ impl Log {
         {
             // Nobody reads what the manifest says of it before it is the next one.
             let add = Edit::Add { segment: header.number, base: header.base, capacity };
-            self.manifest.lock().append(add).map_err(give_up)?;
+            self.append_edit(add).map_err(give_up)?;
         }
         let mut grow = self.grow.lock();
         let mut slots = self.slots.load(guard).clone();
@@ -561,23 +655,32 @@ impl Log {
         guard.flush();
         grow.base += capacity;
         grow.next = Some(segment);
-        self.next_ready.store(true, Ordering::Relaxed);
+        self.next_ready.store(!self.is_starved(), Ordering::Relaxed);
         Ok(())
     }
 
-    /// A file that was kept to become a segment of that many bytes, and that nobody looks at any more.
-    fn take_spare(&self, capacity: u64) -> Option<Spare> {
+    /// A file that was kept to become that of a segment, and that nobody looks at any more.
+    fn take_spare(&self, fits: impl Fn(&Spare) -> bool) -> Option<Spare> {
         let mut spares = self.spares.lock();
-        let fits = |spare: &Spare| spare.header.capacity == capacity && spare.is_free();
-        let found = spares.iter().position(fits)?;
+        let found = spares.iter().position(|spare| fits(spare) && spare.is_free())?;
         Some(spares.remove(found))
     }
 
     /// Removes the files that were kept; whether there were any.
     fn give_back_spares(&self) -> bool {
-        let spares = std::mem::take(&mut *self.spares.lock());
-        spares.iter().for_each(|spare| self.remove_spare(spare));
-        !spares.is_empty()
+        self.give_back_spares_if(|_| true)
+    }
+
+    /// As [`Log::give_back_spares`], of those whose space is to be had then. The others may become files of the reserve, which nobody
+    /// else takes the space of.
+    fn give_back_free_spares(&self) -> bool {
+        self.give_back_spares_if(Spare::is_free)
+    }
+
+    fn give_back_spares_if(&self, goes: impl Fn(&Spare) -> bool) -> bool {
+        let going: Vec<Spare> = self.spares.lock().extract_if(.., |spare| goes(spare)).collect();
+        going.iter().for_each(|spare| self.remove_spare(spare));
+        !going.is_empty()
     }
 
     fn remove_spare(&self, spare: &Spare) {
@@ -617,6 +720,7 @@ impl Log {
             .max(waiting / 2)
             .next_power_of_two()
             .max(FIRST_SEGMENT_BYTES)
+            .min(reserve::segment_bytes_on(self.disk.space()))
             .min(self.segment_bytes_max)
     }
 
@@ -743,10 +847,10 @@ impl Log {
                 }
                 grow.next.is_none() && self.lacks_next(active, reserved)
             };
-            if !wants_next {
+            if !wants_next || self.is_starved() {
                 return Ok(prepared > 0);
             }
-            self.make_next(0)?;
+            self.make_next(0, Purpose::Growth)?;
             prepared += 1;
         }
     }
@@ -759,18 +863,23 @@ impl Log {
         seam::MAPS_PAST_END
             && !self.disk.read_only()
             && (prepared.any(|(segment, kept)| more_than_enough(segment, kept).is_some())
-                || !self.spares.lock().is_empty())
+                || !self.spares.lock().is_empty()
+                || self.has_reserve_to_give_back())
     }
 
     /// Background, when nobody writes: gives back what was prepared and not needed, but for what deletes may need. A later
     /// write prepares it again.
     pub(crate) fn give_back_space(&self) -> Result<()> {
+        let _making = self.making.lock();
         let guard = &epoch::pin();
         let grow = self.grow.lock();
         if !seam::MAPS_PAST_END || self.disk.read_only() {
             return Ok(());
         }
         self.give_back_spares();
+        if self.has_reserve_to_give_back() {
+            self.give_back_reserve();
+        }
         for (segment, kept) in prepared_segments(self.active.load(guard), &grow) {
             let region = &segment.region;
             let Some(enough) = more_than_enough(segment, kept) else { continue };
@@ -963,7 +1072,7 @@ impl Log {
         let first = { self.unsealed.lock().first().cloned() };
         if let Some(segment) = first {
             let edit = Edit::Seal { segment: segment.header.number, end: segment.end() };
-            self.manifest.lock().append(edit)?;
+            self.append_edit(edit)?;
             self.unsealed.lock().remove(0);
         }
         Ok(())
@@ -977,7 +1086,7 @@ impl Log {
         if seeded(Bug::UnlinkBeforeEdit) {
             let _ = self.disk.remove(&segment::file_name(number));
         }
-        self.manifest.lock().append(Edit::Remove { segment: number, durable: self.durable() })?;
+        self.append_edit(Edit::Remove { segment: number, durable: self.durable() })?;
         let spare = Spare { header: segment.header, region: Arc::downgrade(&segment.region) };
         // One that was in use: its memory and its blocks are at hand.
         if self.disk.recycles() && segment.region.published() > HEADER_BYTES {
@@ -1059,6 +1168,7 @@ impl Log {
             self.seal()?;
         }
         self.give_back_spares();
+        self.give_back_reserve();
         if let Some(unused) = grow.next.take() {
             let remove = Edit::Remove { segment: unused.header.number, durable: self.durable() };
             self.manifest.lock().append(remove)?;

@@ -170,15 +170,15 @@ pub(crate) struct Manifest {
     state: State,
     /// An append failed: what the file ends in is unknown.
     broken: bool,
-    /// As read, the file ended in an edit that never counted.
-    torn: bool,
+    /// As read, the file ended in an edit that never counted, from this byte on.
+    torn: Option<u64>,
 }
 
 impl Manifest {
     /// Makes the manifest of a new store that holds what `state` says; file and name are on the disk then.
     pub(crate) fn create(disk: Arc<dyn Disk>, superblock: Superblock, state: State) -> Result<Manifest> {
         let (file, bytes) = write_new(&*disk, &superblock, &state)?;
-        Ok(Manifest { disk, superblock, file, bytes, promised: 0, state, broken: false, torn: false })
+        Ok(Manifest { disk, superblock, file, bytes, promised: 0, state, broken: false, torn: None })
     }
 
     /// Reads the present manifest. Changes nothing.
@@ -217,7 +217,7 @@ impl Manifest {
             return Err(Error::io(format_args!("{name} takes no more edits"), std::io::ErrorKind::Other.into()));
         }
         if matches!(edit, Edit::Add { .. } | Edit::AddRun { .. } | Edit::AddCheckpoint { .. }) {
-            self.promise()?;
+            self.promise(0)?;
         }
         let bytes = edit.encode(seed(&self.superblock, self.bytes));
         let failed = |e| Error::io(format_args!("cannot append to {name}"), e);
@@ -238,10 +238,10 @@ impl Manifest {
         Ok(())
     }
 
-    /// Sees to it that there is space for one more edit, the seal and the removal of every segment, the removal of every run, and
+    /// Sees to it that there is space for `more` edits, the seal and the removal of every segment, the removal of every run, and
     /// as many again.
-    fn promise(&mut self) -> Result<()> {
-        let edits = 16 + 4 * (self.state.segments.len() + self.state.runs.len());
+    pub(crate) fn promise(&mut self, more: usize) -> Result<()> {
+        let edits = 16 + more + 4 * (self.state.segments.len() + self.state.runs.len());
         let wanted = (self.bytes + (edits * EDIT_BYTES) as u64).next_multiple_of(PROMISED_BYTES);
         if wanted > self.promised {
             let name = file_name(self.superblock.manifest);
@@ -251,29 +251,54 @@ impl Manifest {
         Ok(())
     }
 
+    /// Writes what was read once more, in its place.
+    fn write_over(&self) -> Result<()> {
+        let edits =
+            io::read_whole(&*self.file, FILE_BYTES_MAX).and_then(|edits| io::write_full(&*self.file, 0, &edits));
+        edits.map_err(|e| Error::io("cannot write the manifest again", e))
+    }
+
+    /// Makes sure that what was read is on the disk, without taking any space. It is not safe from a power cut meanwhile if an earlier sync
+    /// has failed: for where a new manifest finds no space.
+    pub(crate) fn write_again(&self) -> Result<()> {
+        self.write_over()?;
+        self.file.sync().map_err(|e| Error::sync("cannot sync the manifest", e))
+    }
+
+    /// As [`Manifest::take_over`], where there is no space for a new one: goes on with this one, which [`Manifest::write_again`] has seen to.
+    pub(crate) fn go_on(&mut self) -> Result<()> {
+        // What never counted is written over, as after a want of space.
+        self.bytes = self.torn.take().unwrap_or(self.bytes);
+        self.append(Edit::Open)?;
+        let _ = self.promise(0);
+        Ok(())
+    }
+
     /// Makes the manifest ready for appending after it was read: one that was not closed, or has grown long, is written
     /// anew, since what a crashed process left in the system's cache may not be on the disk.
     pub(crate) fn take_over(&mut self) -> Result<()> {
-        let torn = self.torn && !seeded(Bug::TornEditKept);
+        let torn = self.torn.is_some() && !seeded(Bug::TornEditKept);
         if !torn && self.bytes <= REWRITE_BYTES && (self.state.closed.is_some() || seeded(Bug::TornEditKept)) {
             // Again, lest the edits that were read stand in the system's cache only, after a sync that failed.
-            let edits =
-                io::read_whole(&*self.file, FILE_BYTES_MAX).and_then(|edits| io::write_full(&*self.file, 0, &edits));
-            edits.map_err(|e| Error::io("cannot write the manifest again", e))?;
+            self.write_over()?;
             self.append(Edit::Open)?;
             // Without it the store opens all the same; the next segment needs it.
-            let _ = self.promise();
+            let _ = self.promise(0);
             return Ok(());
         }
         self.state.closed = None;
         let old = self.superblock.manifest;
         let next = Superblock { generation: self.superblock.generation + 1, manifest: old + 1, ..self.superblock };
         (self.file, self.bytes) = write_new(&*self.disk, &next, &self.state)?;
-        next.write(&*self.disk)?;
+        // Its bytes have a place: whatever failed, it is not known which of the two manifests counts.
+        next.write(&*self.disk).map_err(|e| match e.kind() {
+            ErrorKind::NoSpace => e.with_kind(ErrorKind::Io, "the superblock cannot be written"),
+            _ => e,
+        })?;
         self.superblock = next;
-        self.torn = false;
+        self.torn = None;
         self.promised = 0;
-        let _ = self.promise();
+        let _ = self.promise(0);
         // Not there after all, or still in use somewhere: the next open tries again.
         let _ = self.disk.remove(&file_name(old));
         Ok(())
@@ -302,16 +327,16 @@ fn write_new(disk: &dyn Disk, superblock: &Superblock, state: &State) -> Result<
         }
         io::write_full(&*file, 0, &bytes)?;
         if !seeded(Bug::ManifestNotSyncedFirst) {
-            file.sync()?;
-            disk.sync_dir()?;
+            // However it failed: a want of space is lived through by whoever asked, and this is not.
+            file.sync().and_then(|()| disk.sync_dir()).map_err(io::unknown_state)?;
         }
         Ok((file, bytes.len() as u64))
     };
     write().map_err(|e| Error::io(format_args!("cannot write {name}"), e))
 }
 
-/// All edits in the file, in order, and whether it ends in one that never counted.
-pub(crate) fn fold(name: &str, bytes: &[u8], superblock: &Superblock) -> Result<(State, bool)> {
+/// All edits in the file, in order, and where it ends in one that never counted.
+pub(crate) fn fold(name: &str, bytes: &[u8], superblock: &Superblock) -> Result<(State, Option<u64>)> {
     let mut state = State::default();
     let mut bad = None;
     for (i, chunk) in bytes.chunks(EDIT_BYTES).enumerate() {
@@ -327,7 +352,7 @@ pub(crate) fn fold(name: &str, bytes: &[u8], superblock: &Superblock) -> Result<
                 .ok_or_else(|| Error::corrupt(name, offset, "an edit names a segment or run that is not there"))?,
         }
     }
-    Ok((state, bad.is_some()))
+    Ok((state, bad))
 }
 
 /// What there is of a manifest, damaged or not.

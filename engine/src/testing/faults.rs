@@ -11,6 +11,7 @@ use super::Random;
 use super::call::{Call, Calls};
 use super::counts::{Case, Counts, Violation, shrink};
 use super::crash::{caught, judge};
+use super::full::fill_and_empty;
 use super::model;
 use super::workload::{Run, Step};
 use crate::io::sim::{FAILURES, Failure, Fault, Image, SimDisk, Variant};
@@ -250,16 +251,27 @@ fn judge_now(run: &Run, seed: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// Has the disk become full after every number of bytes, or `runs` of them, in the middle of a seed's calls.
+/// Has the disk become full after every number of bytes, or `runs` of them, in the middle of a seed's calls; and has a store fill its disk by
+/// itself, and empty it by deletes.
 ///
 /// # Errors
 /// The first broken promise, made small.
 pub fn full(seed: u64, runs: u64, case: &Case) -> Result<Counts, Violation> {
     /// A segment, its header and a few edits.
     const WINDOW: u64 = 9000;
+    /// The place of the latter.
+    const BY_ITSELF: &str = "by-itself";
     let all = Calls::of(seed, 2 * STEPS);
     let (first, then) = all.split_at(STEPS as usize / 2);
     let mut counts = Counts::default();
+    if case.calls.is_none() && case.at.as_deref().is_none_or(|at| at == BY_ITSELF) {
+        let filled = caught(|| fill_and_empty(seed, &mut counts));
+        let fail = |what| Violation { seed, case: Case { calls: None, at: Some(BY_ITSELF.to_owned()) }, what };
+        filled.map_err(fail)?;
+        if case.at.is_some() {
+            return Ok(counts);
+        }
+    }
     let then: Vec<Call> = then.iter().filter(|call| !call.ends_process()).take(STEPS as usize).cloned().collect();
     let one = |calls: &[Call], bytes: u64, counts: &mut Counts| caught(|| one_full(seed, first, calls, bytes, counts));
     if let Some(at) = &case.at {

@@ -14,6 +14,7 @@ pub mod drive;
 pub mod exhaustive;
 pub mod faults;
 mod feed;
+mod full;
 pub mod linear;
 pub(crate) mod model;
 pub mod seeded;

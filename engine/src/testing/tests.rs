@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::counts::Counts;
 use super::model;
 use crate::io::sim::{Failure, Fault, Image, Platter, SimDisk, Variant};
 use crate::io::{Disk, write_full};
@@ -264,6 +265,14 @@ fn a_disk_full_to_the_last_byte_is_emptied_by_what_is_dropped() {
         again.set(&key.to_le_bytes(), &[3; 500]).unwrap();
     }
     assert_eq!(disk.violation(), None);
+}
+
+/// A disk full of what lives stayed full when it was deleted here and there: the cleaner had nowhere to move the rest of a segment to.
+#[test]
+fn a_disk_that_is_full_of_what_lives_is_emptied_by_scattered_deletes() {
+    for seed in 0..2 {
+        super::full::fill_and_empty(seed, &mut Counts::default()).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    }
 }
 
 #[test]
