@@ -17,6 +17,22 @@ const ROUNDS: u32 = 3000;
 /// Rounds in which there is nothing to do, after which there will not be.
 const IDLE_ROUNDS: u32 = 6;
 
+/// What ends a store's story early.
+enum End {
+    /// A promise is broken.
+    Broken(String),
+    /// Nothing is lost, but there is no space where some should have come back.
+    StaysFull(String),
+}
+
+impl From<String> for End {
+    fn from(what: String) -> End {
+        End::Broken(what)
+    }
+}
+
+type Step<T = ()> = std::result::Result<T, End>;
+
 struct Full {
     disk: SimDisk,
     options: Options,
@@ -33,12 +49,15 @@ fn told(e: &crate::Error) -> String {
     format!("{e:?}")
 }
 
-fn open(disk: &SimDisk, options: &Options) -> std::result::Result<Store, String> {
-    Store::without_worker(Arc::new(disk.clone()), options.clone()).map_err(|e| format!("cannot open: {e:?}"))
+fn open(disk: &SimDisk, options: &Options) -> Step<Store> {
+    Store::without_worker(Arc::new(disk.clone()), options.clone()).map_err(|e| match e.kind() {
+        ErrorKind::NoSpace => End::StaysFull(format!("cannot open: {e:?}")),
+        _ => End::Broken(format!("cannot open: {e:?}")),
+    })
 }
 
 impl Full {
-    fn new(seed: u64) -> std::result::Result<Full, String> {
+    fn new(seed: u64) -> Step<Full> {
         sim::set_clock(1_000_000);
         let mut random = Random::new(seed);
         let disk = SimDisk::new(Image::new(), seed);
@@ -86,7 +105,7 @@ impl Full {
     }
 
     /// New keys until there is no space for one, however long the background works.
-    fn fill(&mut self) -> std::result::Result<u64, String> {
+    fn fill(&mut self) -> Step<u64> {
         let bucket = self.bucket()?;
         let mut set = 0;
         loop {
@@ -104,7 +123,7 @@ impl Full {
     }
 
     /// Deletes a share of all keys, here and there. None may find that there is no space, in the end.
-    fn delete(&mut self, of_100: u64) -> std::result::Result<(), String> {
+    fn delete(&mut self, of_100: u64) -> Step {
         let bucket = self.bucket()?;
         let keys: Vec<u32> = self.holds.keys().copied().filter(|_| self.random.below(100) < of_100).collect();
         for (i, key) in keys.iter().enumerate() {
@@ -113,12 +132,15 @@ impl Full {
             loop {
                 match delete() {
                     Ok(true) => break,
-                    Ok(false) => return Err(format!("{key} is gone")),
+                    Ok(false) => return Err(format!("{key} is gone").into()),
                     Err(e) if e.kind() == ErrorKind::NoSpace && rounds < ROUNDS => {
                         self.work(1)?;
                         rounds += 1;
                     }
-                    Err(e) => return Err(format!("delete {i} of {} on a full disk: {e:?}", keys.len())),
+                    Err(e) if e.kind() == ErrorKind::NoSpace => {
+                        return Err(End::StaysFull(format!("delete {i} of {}: {e:?}", keys.len())));
+                    }
+                    Err(e) => return Err(told(&e).into()),
                 }
             }
             self.holds.remove(key);
@@ -141,50 +163,77 @@ impl Full {
     }
 
     /// The process dies, and the next one opens the store, on a disk as full as it is.
-    fn kill(&mut self) -> std::result::Result<(), String> {
-        let disk = self.disk.restart();
-        self.store = open(&disk, &self.options)?;
-        self.disk = disk;
+    fn kill(&mut self) -> Step {
+        self.disk = self.disk.restart();
+        self.store = open(&self.disk, &self.options)?;
         self.jobs = Jobs::default();
-        self.check()
+        Ok(self.check()?)
+    }
+
+    /// Fills the disk and empties it again, with deaths of the process in between.
+    fn fill_and_empty(&mut self, counts: &mut Counts) -> Step {
+        let all = self.fill()?;
+        for life in 0..2 {
+            self.check()?;
+            if self.random.below(2) == 0 {
+                self.kill()?;
+            }
+            let held = self.holds.len() as u64;
+            self.delete(50)?;
+            self.check()?;
+            if life == 1 {
+                self.kill()?;
+            }
+            // At least a part of what was deleted can be written again, by itself.
+            self.work(ROUNDS)?;
+            let again = self.fill()?;
+            if again < held / 10 {
+                return Err(End::StaysFull(format!("of {held} keys half were deleted, and {again} found space then")));
+            }
+            counts.add("keys_after_deletes", again);
+        }
+        self.check()?;
+        self.kill()?;
+        let before = self.holds.len();
+        self.delete(100)?;
+        self.check()?;
+        self.work(ROUNDS)?;
+        let again = self.fill()?;
+        if again < all / 4 {
+            return Err(End::StaysFull(format!("all {before} keys were deleted, and {again} found space then")));
+        }
+        self.store.clone().close().map_err(|e| told(&e))?;
+        self.kill()
+    }
+
+    /// When there is space from elsewhere, what the store holds is there, and writes go on.
+    fn has_space_again(&mut self) -> Step {
+        self.disk.set_quota(None);
+        self.kill()?;
+        let bucket = self.bucket()?;
+        if !self.set(&bucket)? {
+            return Err("there is space, and none is found".to_owned().into());
+        }
+        Ok(self.check()?)
     }
 }
 
-/// Fills the disk and empties it again, with deaths of the process in between.
-pub(crate) fn fill_and_empty(seed: u64, counts: &mut Counts) -> std::result::Result<(), String> {
-    let mut full = Full::new(seed)?;
-    let all = full.fill()?;
-    for life in 0..2 {
-        full.check()?;
-        if full.random.below(2) == 0 {
-            full.kill()?;
-        }
-        let held = full.holds.len() as u64;
-        full.delete(50)?;
-        full.check()?;
-        if life == 1 {
-            full.kill()?;
-        }
-        // At least a part of what was deleted can be written again, by itself.
-        full.work(ROUNDS)?;
-        let again = full.fill()?;
-        if again < held / 5 {
-            return Err(format!("of {held} keys half were deleted, and {again} found space then"));
-        }
-        counts.add("keys_after_deletes", again);
-    }
-    full.check()?;
-    full.kill()?;
-    let before = full.holds.len();
-    full.delete(100)?;
-    full.check()?;
-    full.work(ROUNDS)?;
-    let again = full.fill()?;
-    if again < all / 4 {
-        return Err(format!("all {before} keys were deleted, and {again} found space then"));
-    }
-    full.store.clone().close().map_err(|e| told(&e))?;
-    full.kill()?;
+/// Has a store fill its disk, and come back by itself; why not, if it stayed full.
+///
+/// # Errors
+/// A broken promise.
+pub(crate) fn fill_and_empty(seed: u64, counts: &mut Counts) -> std::result::Result<Option<String>, String> {
+    let broken = |end: End| match end {
+        End::Broken(what) | End::StaysFull(what) => what,
+    };
+    let mut full = Full::new(seed).map_err(broken)?;
     counts.add("stores_filled", 1);
-    Ok(())
+    let why = match full.fill_and_empty(counts) {
+        Ok(()) => return Ok(None),
+        Err(End::Broken(what)) => return Err(what),
+        Err(End::StaysFull(why)) => why,
+    };
+    counts.add("stores_that_stayed_full", 1);
+    full.has_space_again().map_err(broken)?;
+    Ok(Some(why))
 }
