@@ -137,8 +137,9 @@ pub(crate) struct Cleaner {
     at: Option<Cleaning>,
     /// Emptied segments, each with the log position up to which the log must be durable before it may go.
     emptied: Vec<(Arc<Segment>, u64)>,
-    /// Of segments that were counted while the disk is full: what lived in each, and what moving that takes.
-    counted: HashMap<u64, (u64, u64)>,
+    /// Of segments that were counted while the disk is full: what lived in each, what moving that takes, and whether its tombstones
+    /// would stay behind.
+    counted: HashMap<u64, (u64, u64, bool)>,
 }
 
 /// A segment being cleaned.
@@ -266,12 +267,14 @@ impl Cleaner {
             }
             let number = segment.header.number;
             let at = begin(commits, segment, true, guard);
-            let known = self.counted.get(&number).filter(|(then, _)| live + bytes / STARVED_COUNT_SHARE > *then);
-            let to_move = match known {
-                Some((_, to_move)) => *to_move,
+            let holds = |(then, _, oldest): &&(u64, u64, bool)| {
+                live + bytes / STARVED_COUNT_SHARE > *then && *oldest == at.oldest
+            };
+            let to_move = match self.counted.get(&number).filter(holds) {
+                Some((_, to_move, _)) => *to_move,
                 None => match bytes_to_move(commits, &at, guard) {
                     Ok(to_move) => {
-                        self.counted.insert(number, (live, to_move));
+                        self.counted.insert(number, (live, to_move, at.oldest));
                         to_move
                     }
                     Err(_) => {

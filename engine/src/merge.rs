@@ -391,6 +391,12 @@ fn is_stale(commits: &Commits, runs: &[Arc<Run>]) -> bool {
     newer > 0 && spared > all / STALE_PART
 }
 
+/// Whether runs made anew from the log would be so much smaller than these: also without the entries of keys that are gone.
+pub(crate) fn would_shrink(commits: &Commits, runs: &[Arc<Run>]) -> bool {
+    let all: u64 = runs.iter().map(|run| run.footer.entries).sum();
+    all.saturating_sub(commits.directory.keys(&epoch::pin())) > all / STALE_PART
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,7 +17,7 @@ use crate::clean::{Cleaner, Mood, Progress};
 use crate::commit::Commits;
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::{Stopwatch, simulated};
-use crate::merge::{Failed, Merger};
+use crate::merge::{Failed, Merger, would_shrink};
 use crate::options::Durability;
 use crate::scrub::Scrubber;
 use crate::seal::Sealer;
@@ -33,6 +33,9 @@ const SOON: Duration = Duration::from_millis(20);
 const SYNC_AFTER: Duration = Duration::from_secs(1);
 /// ... and no more bytes than this: then writers are faster than the disk, and too much is at stake.
 const UNSYNCED_BYTES_MAX: u64 = 768 << 20;
+
+/// Runs of so many bytes at most are made again where the disk is full: a background thread does nothing else meanwhile.
+const RENEWED_BYTES_MAX: u64 = 64 << 20;
 
 /// Steps of cleaning in a round, while writers are slowed until it has caught up.
 const CLEANING_STEPS_MAX: usize = 16;
@@ -261,6 +264,28 @@ impl Jobs {
         }
     }
 
+    /// On a full disk where cleaning frees nothing more: all runs go, and are made again from the log in a part of their space, without
+    /// the keys that are gone. No older run holds what is deleted then, so that the tombstones of it may go too.
+    fn renew_runs(&mut self, commits: &Commits) -> Result<()> {
+        let runs = commits.index.runs();
+        let bytes: u64 = runs.iter().map(|run| run.footer.bytes).sum();
+        if bytes > RENEWED_BYTES_MAX || !would_shrink(commits, &runs) {
+            return Ok(());
+        }
+        self.give_up_runs(commits);
+        commits.index.distrust(&runs);
+        // At once: what is free is anybody's.
+        let quiet = std::mem::replace(&mut self.quiet, true);
+        let made = loop {
+            match self.step_runs(commits) {
+                Ok(true) => {}
+                done => break done.map(drop),
+            }
+        };
+        self.quiet = quiet;
+        made
+    }
+
     /// A step of cleaning; several while writers are slowed for its sake: the other work of a round would make them wait longer.
     fn clean(&mut self, commits: &Commits, mood: Mood) -> Result<Progress> {
         let mut progress = self.cleaner.step(commits, mood)?;
@@ -334,8 +359,13 @@ impl Jobs {
         };
         let cleans_first = self.quiet && matches!(cleaning, Ok(Progress::Some));
         // Where the disk is full, runs would take what the cleaner gives, as long as it gives any.
-        let starved = commits.log.is_starved() && !commits.log.is_hopeless();
-        let runs = match if self.no_runs || cleans_first || starved { Ok(false) } else { self.step_runs(commits) } {
+        let (starved, hopeless) = (commits.log.is_starved(), commits.log.is_hopeless());
+        let runs = match () {
+            () if self.no_runs || cleans_first || starved && !hopeless => Ok(false),
+            () if starved => self.renew_runs(commits).and_then(|()| self.step_runs(commits)),
+            () => self.step_runs(commits),
+        };
+        let runs = match runs {
             Err(e) if e.kind() == ErrorKind::Corrupt => {
                 // Reads say so where they meet the damage; the rest of the store goes on.
                 self.no_runs = true;

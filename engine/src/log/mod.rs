@@ -554,13 +554,15 @@ impl Log {
         self.make_segment(bytes, reserved.header.capacity, Some(reserved), &making)
     }
 
-    /// The segment that an opened log goes on in, a small one where the disk has no space for more.
+    /// The segment that an opened log goes on in: a small one where the disk has no space for more, and in that of the key runs where it
+    /// has none at all. They can be made again from the log.
     fn make_first(&self) -> Result<()> {
         let making = self.making.lock();
         let mut capacity = self.segment_bytes(&epoch::pin());
         loop {
             match self.make_segment(0, capacity, None, &making) {
                 Err(e) if e.kind() == ErrorKind::NoSpace && capacity > reserve::SEGMENT_BYTES_MIN => capacity /= 2,
+                Err(e) if e.kind() == ErrorKind::NoSpace && !self.runs().0.is_empty() => self.remove_runs()?,
                 Err(e) => return Err(e),
                 Ok(()) => break,
             }

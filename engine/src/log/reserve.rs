@@ -123,19 +123,24 @@ impl Log {
         if has_more { 0 } else { segment.kept_bytes() / 2 }
     }
 
-    /// How much the cleaner may be about to move, in a starved store.
+    /// How much the cleaner may be about to move, in a starved store: all of it fits into the active segment, the next one or a file of the
+    /// reserve, as what is left of one may be too short for a record.
     pub(crate) fn room_to_clean(&self, guard: &Guard) -> u64 {
         let active = self.active.load(guard);
+        let next = self.grow.lock().next.clone();
         let file = self.reserve.lock().iter().map(|spare| spare.header.capacity).max();
-        let capacity = active.header.capacity;
-        if file.is_none() && active.region.limit() < capacity {
-            let _grow = self.grow.lock();
-            // What there is of space.
-            let _ = self.prepare(active, capacity, capacity);
-        }
-        let left = active.region.limit().saturating_sub(active.region.reserved() + self.kept_from_cleaner(active));
-        // All of it fits into the one or into the other: what is left of a segment may be too short for a record.
-        left.max(file.unwrap_or(0).saturating_sub(HEADER_BYTES))
+        let left = |segment: &Segment, kept: u64| {
+            let capacity = segment.header.capacity;
+            if file.is_none() && segment.region.limit() < capacity {
+                let _grow = self.grow.lock();
+                // What there is of space.
+                let _ = self.prepare(segment, capacity, capacity);
+            }
+            segment.region.limit().saturating_sub(segment.region.reserved() + kept)
+        };
+        left(active, self.kept_from_cleaner(active))
+            .max(next.map_or(0, |next| left(&next, 0)))
+            .max(file.unwrap_or(0).saturating_sub(HEADER_BYTES))
     }
 
     /// The cleaner is about to move so many bytes: deletes do not take the space for them.
