@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::map::{Map, Private, mapping_is_a_hazard};
 use super::window::Budget;
-use super::{Disk, File, Space, pause};
+use super::{Disk, File, pause};
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::Options;
 
@@ -195,7 +195,7 @@ impl Disk for RealDisk {
     }
 
     #[cfg(unix)]
-    fn space(&self) -> Option<Space> {
+    fn space(&self) -> Option<super::Space> {
         use std::os::unix::ffi::OsStrExt;
         let dir = std::ffi::CString::new(self.dir.as_os_str().as_bytes()).ok()?;
         let mut found = std::mem::MaybeUninit::<libc::statvfs>::uninit();
@@ -208,7 +208,7 @@ impl Disk for RealDisk {
         #[allow(clippy::unnecessary_cast, reason = "narrower on other systems")]
         let bytes = |blocks: libc::fsblkcnt_t| (blocks as u64).saturating_mul(found.f_frsize as u64);
         // Of some file systems nothing is known.
-        (found.f_blocks > 0).then(|| Space { total: bytes(found.f_blocks), free: bytes(found.f_bavail) })
+        (found.f_blocks > 0).then(|| super::Space { total: bytes(found.f_blocks), free: bytes(found.f_bavail) })
     }
 
     fn read_only(&self) -> bool {
