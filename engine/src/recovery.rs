@@ -191,10 +191,7 @@ fn reopen(disk: &Arc<dyn Disk>, superblock: Superblock) -> Result<Recovered> {
     let state = manifest.state().clone();
     refuse_lost_edits(disk, &manifest)?;
 
-    let mut checkpoint = state.checkpoint.and_then(|entry| {
-        let log_bytes = if state.closed.is_some() { 0 } else { log_bytes_from(entry.from, &state) };
-        Checkpoint::open(&**disk, entry, superblock.store, log_bytes)
-    });
+    let mut checkpoint = state.checkpoint.and_then(|entry| Checkpoint::open(&**disk, entry, superblock.store));
     let mut segments = load_all(&**disk, &state, &superblock, checkpoint.as_ref())?;
     let mut kept = log_end(&segments, &state)?;
     if checkpoint.as_ref().is_some_and(|checkpoint| !fits(checkpoint, &segments, kept)) {
@@ -248,6 +245,7 @@ fn reopen(disk: &Arc<dyn Disk>, superblock: Superblock) -> Result<Recovered> {
     }
     segments.truncate(kept);
     report.checkpoint = checkpoint.is_some();
+    checkpoint.iter().for_each(|checkpoint| checkpoint.expect(report.records));
     report.checkpoint_thrown_away = state.checkpoint.is_some() && checkpoint.is_none();
     let (resume, tails) = resume(segments, &state, checkpoint.as_ref(), base, &**disk)?;
     Ok(Recovered { manifest, resume, hash_seed: superblock.hash_seed, tails, checkpoint, report })
@@ -257,11 +255,6 @@ fn reopen(disk: &Arc<dyn Disk>, superblock: Superblock) -> Result<Recovered> {
 /// log they are read a second time.
 const NOTED_BYTES_MAX: u64 = 512 << 20;
 
-/// Bytes of log from a position on, at most.
-fn log_bytes_from(from: u64, state: &manifest::State) -> u64 {
-    state.segments.values().map(|s| s.base + s.capacity).max().unwrap_or(0).saturating_sub(from)
-}
-
 fn load_all(
     disk: &dyn Disk,
     state: &manifest::State,
@@ -269,7 +262,8 @@ fn load_all(
     checkpoint: Option<&Checkpoint>,
 ) -> Result<Vec<Loaded>> {
     let from = checkpoint.map_or(0, |checkpoint| checkpoint.entry.from);
-    let noting = (log_bytes_from(from, state) <= NOTED_BYTES_MAX).then_some(superblock.hash_seed);
+    let log_bytes = state.segments.values().map(|s| s.base + s.capacity).max().unwrap_or(0).saturating_sub(from);
+    let noting = (log_bytes <= NOTED_BYTES_MAX).then_some(superblock.hash_seed);
     let mut segments = Vec::new();
     for (&number, &entry) in &state.segments {
         segments.push(load(disk, number, entry, superblock.store, from, noting)?);

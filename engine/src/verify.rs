@@ -323,7 +323,7 @@ impl Check {
         }
         if let Some(entry) = state.checkpoint {
             let name = checkpoint::file_name(entry.number);
-            match Checkpoint::open(&**disk, entry, superblock.store, 0) {
+            match Checkpoint::open(&**disk, entry, superblock.store) {
                 Some(_) => self.read(disk.open(&name).and_then(|file| file.len()).unwrap_or_default()),
                 None => {
                     self.found(&name, 0, FindingKind::Checkpoint, "the directory checkpoint is not what was written")

@@ -47,7 +47,7 @@ use crate::checksum::Seed;
 use crate::codec::{Reader, hex16, name16};
 use crate::directory::{Directory, LINE_BYTES, Lines, Shape};
 use crate::io::Disk;
-use crate::io::map::Private;
+use crate::io::map::{Private, Words};
 use crate::log::SLOTS_MAX;
 use crate::manifest::CheckpointEntry;
 use crate::seeded::{Bug, seeded};
@@ -210,21 +210,19 @@ pub(crate) struct Checkpoint {
     pub(crate) directory: Directory,
     pub(crate) segments: Vec<Addressed>,
     pub(crate) buckets: Buckets,
+    /// What the directory stands in.
+    words: Arc<Words>,
 }
 
 impl Checkpoint {
-    /// Reads the checkpoint that the manifest names, `log_bytes` before the end of the log; `None` if it cannot be read, for
-    /// whatever reason.
-    pub(crate) fn open(disk: &dyn Disk, entry: CheckpointEntry, store: u64, log_bytes: u64) -> Option<Checkpoint> {
+    /// Reads the checkpoint that the manifest names; `None` if it cannot be read, for whatever reason.
+    pub(crate) fn open(disk: &dyn Disk, entry: CheckpointEntry, store: u64) -> Option<Checkpoint> {
         let file = disk.open(&file_name(entry.number)).ok()?;
         let bytes = file.len().ok()?;
         if bytes < LINES_AT {
             return None;
         }
-        let map = Private::of(disk, &*file, bytes).ok()?;
-        // A record of the usual size for each page of the directory, or more: few pages will not be written.
-        map.populate(log_bytes >= bytes / 32);
-        Checkpoint::read(map, entry, store, disk.shards())
+        Checkpoint::read(Private::of(disk, &*file, bytes).ok()?, entry, store, disk.shards())
     }
 
     pub(crate) fn read(map: Private, entry: CheckpointEntry, store: u64, shards: usize) -> Option<Checkpoint> {
@@ -252,7 +250,12 @@ impl Checkpoint {
         let lines: Option<Vec<_>> =
             parts.map(|((shape, _), at)| Some((*shape, Lines::mapped(&words, at, shape.lines as usize)?))).collect();
         let directory = Directory::of_parts(shards, lines?)?;
-        Some(Checkpoint { entry, directory, segments: contents.segments, buckets: contents.buckets })
+        Some(Checkpoint { entry, directory, segments: contents.segments, buckets: contents.buckets, words })
+    }
+
+    /// Makes the directory ready for so many records to be replayed into it.
+    pub(crate) fn expect(&self, records: u64) {
+        self.words.expect(records);
     }
 }
 

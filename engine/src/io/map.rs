@@ -172,10 +172,7 @@ impl Map {
 
 /// A private mapping of a file: as the file was, and what is written to it stays in this process. Read as bytes first, then
 /// shared as words.
-pub(crate) struct Private {
-    memory: Mapping,
-    of_file: bool,
-}
+pub(crate) struct Private(Mapping);
 
 impl Private {
     /// Maps the first `bytes` bytes of `file`.
@@ -185,12 +182,14 @@ impl Private {
         // truncates the file meanwhile (as for the other mappings, see the file header): it is written before its name
         // counts and never after.
         let memory = unsafe { MmapOptions::new().len(len).map_copy(file)? };
-        Ok(Private { memory: mapping(memory.into()), of_file: true })
+        #[cfg(target_os = "linux")]
+        let _ = memory.advise(memmap2::Advice::PopulateRead);
+        Ok(Private(mapping(memory.into())))
     }
 
     /// These bytes, without a file.
     pub(crate) fn copy_of(bytes: &[u8]) -> io::Result<Private> {
-        Ok(Private { memory: copy(bytes)?, of_file: false })
+        Ok(Private(copy(bytes)?))
     }
 
     /// The first `bytes` bytes of `file` on `disk`, mapped only if that disk's files are.
@@ -207,30 +206,17 @@ impl Private {
         if read_full(file, 0, &mut memory)? < len {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(Private { memory: mapping(memory.into()), of_file: false })
-    }
-
-    /// Has the system make all of it present, to be read or `written` all over. What the first write to a page costs (it is
-    /// copied, and the other processors are told of it) is a third for all of them at once.
-    pub(crate) fn populate(&self, written: bool) {
-        #[cfg(target_os = "linux")]
-        if self.of_file {
-            use memmap2::Advice::{PopulateRead, PopulateWrite};
-            let advice = if written { PopulateWrite } else { PopulateRead };
-            let _ = self.memory.advise_range(advice, 0, self.memory.len());
-        }
-        #[cfg(not(target_os = "linux"))]
-        let _ = (self.of_file, written);
+        Ok(Private(mapping(memory.into())))
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
         // SAFETY: all of the mapping, which is this process's own and nobody writes: it is shared only when `self` is gone.
-        unsafe { std::slice::from_raw_parts(self.memory.as_ptr(), self.memory.len()) }
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr(), self.0.len()) }
     }
 
     /// The same memory, to be written from now on.
     pub(crate) fn share(self) -> Words {
-        Words(self.memory)
+        Words(self.0)
     }
 }
 
@@ -238,6 +224,19 @@ impl Private {
 pub(crate) struct Words(Mapping);
 
 impl Words {
+    /// Makes ready for so many writes all over it. What the first write to a page costs (the system copies it, and tells the
+    /// other processors) is a third for all of them at once.
+    pub(crate) fn expect(&self, writes: u64) {
+        const PAGE_BYTES: u64 = 4096;
+        // Miri takes no advice.
+        #[cfg(all(target_os = "linux", not(miri)))]
+        if writes >= self.0.len() as u64 / PAGE_BYTES {
+            let _ = self.0.advise_range(memmap2::Advice::PopulateWrite, 0, self.0.len());
+        }
+        #[cfg(not(all(target_os = "linux", not(miri))))]
+        let _ = (writes, PAGE_BYTES);
+    }
+
     /// The words of a range of bytes; `None` if it is not within, or not of whole words.
     pub(crate) fn get(&self, range: Range<usize>) -> Option<&[AtomicU64]> {
         const WORD: usize = size_of::<AtomicU64>();

@@ -187,7 +187,7 @@ impl Full {
             // At least a part of what was deleted can be written again, by itself.
             self.work(ROUNDS)?;
             let again = self.fill()?;
-            if again < held / 10 {
+            if again < held / 5 {
                 return Err(End::StaysFull(format!("of {held} keys half were deleted, and {again} found space then")));
             }
             counts.add("keys_after_deletes", again);
