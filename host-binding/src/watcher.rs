@@ -22,26 +22,39 @@
 //! one of 0 hops. Somebody else's write that comes between a note and its write is taken for the callback's: one chain may end a
 //! step early by it, and the other begins anew, which costs one more write by somebody else each time.
 //!
+//! **`async` watchers**, of form C of the second draft and of wasmCloud's package, may wait in a callback: the thread of the service waits with
+//! it, for [`WatchOptions::wait`] at most. An event is delivered when its callback has returned. A task that the component leaves behind
+//! goes on while the batch does, and ends with its store; so that its writes are known for what they are, such a batch has events of
+//! one distance only.
+//!
 //! Invariants: 1. Events of a key are delivered in the order of its commits, across buckets too. 2. A batch of events has a wasmtime
 //! store of its own, with its own fuel, time and memory: what a callback breaks is that store. 3. No callback is under way
 //! while the feed is read, and none inside a host call.
 
 #[cfg(feature = "remote")]
 use crate::backend::changes::{Following, Told, Watched};
-use crate::backend::{Guard, Key, LocalBucket, Observed, Page, PageBounds, Pair, SetOptions, Swap};
+use crate::backend::{Guard, Key, LocalBucket, Observed, Page, PageBounds, Pair, Reply, SetOptions, Swap};
 use crate::ctx::Bucket;
 use crate::{Code, Error, Rights, WasiKeyValueCtx, WasiKeyValueView};
 use bytes::Bytes;
 use kvasi::{Change, Delivery, Durability, Position, Watch, WatchFrom};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
-use wasmtime::component::{ComponentExportIndex, InstancePre, Resource};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{
+    Component, ComponentExportIndex, ComponentNamedList, InstancePre, Lower, Resource, TypedFunc,
+};
 use wasmtime::{Store, StoreLimits, StoreLimitsBuilder};
 
-const WATCHER: &str = "wasi:keyvalue/watcher@0.2.0-draft2";
+/// What the shapes of the interface call it.
+const WATCHERS: [&str; 3] =
+    ["wasi:keyvalue/watcher@0.2.0-draft2", "wasi:keyvalue/watcher@0.2.0-draft", "wasmcloud:keyvalue/watcher@0.2.0"];
 /// The bucket of notes; a service keeps its position in one named after this, a slash and the service.
 const NOTES: &str = "kvasi:watch";
 const POSITION: &str = "position";
@@ -59,6 +72,9 @@ pub struct WatchOptions {
     /// Epochs until a batch is interrupted, where the engine's configuration has epoch interruption. One of fuel and epochs
     /// must be on, or a callback that never returns holds its service for ever (and nobody else). Default: 100.
     pub epochs: u64,
+    /// How long a callback of an `async` watcher may take, waiting included, which neither fuel nor epochs count. It is interrupted
+    /// where it waits; what it was told of comes again. Default: 30 s.
+    pub wait: Duration,
     /// Most bytes of a linear memory. Default: 64 MiB.
     pub memory_bytes_max: usize,
     /// Callbacks in a chain in which each is set off by a write of the one before. Default: 8.
@@ -76,6 +92,7 @@ impl Default for WatchOptions {
             bytes_max: 4 << 20,
             fuel: 10_000_000_000,
             epochs: 100,
+            wait: Duration::from_secs(30),
             memory_bytes_max: 64 << 20,
             hops_max: 8,
             failures_max: 5,
@@ -182,11 +199,30 @@ impl Followable {
     }
 }
 
+/// What a component exports in order to be told.
+struct Watcher {
+    on_set: ComponentExportIndex,
+    on_delete: ComponentExportIndex,
+    /// Whether a callback may wait.
+    is_async: bool,
+}
+
+impl Watcher {
+    fn of(component: &Component) -> Option<Watcher> {
+        let watcher = WATCHERS.iter().find_map(|name| component.get_export_index(None, name))?;
+        let function = |name| match component.get_export(Some(&watcher), name)? {
+            (ComponentItem::ComponentFunc(function), index) => Some((index, function.async_())),
+            _ => None,
+        };
+        let ((on_set, set_is_async), (on_delete, delete_is_async)) = (function("on-set")?, function("on-delete")?);
+        Some(Watcher { on_set, on_delete, is_async: set_is_async || delete_is_async })
+    }
+}
+
 /// Delivers the changes of some buckets to one component. See the module's documentation in the source for what it promises.
 pub struct WatchService<T: 'static> {
     pre: InstancePre<T>,
-    on_set: ComponentExportIndex,
-    on_delete: ComponentExportIndex,
+    watcher: Watcher,
     host: Box<dyn Fn(WasiKeyValueCtx, StoreLimits) -> T + Send>,
     limits: fn(&mut T) -> &mut StoreLimits,
     options: WatchOptions,
@@ -217,6 +253,8 @@ impl<T: WasiKeyValueView + 'static> WatchService<T> {
     /// told of the buckets on which `ctx` gives it the right [`Rights::WATCH`]; they must be of one store: a kvasi store, one of etcd or a Redis server. `host`
     /// makes the state of each of its wasmtime stores, `limits` finds the limits in it.
     ///
+    /// Where [`is_async`](WatchService::is_async), link with [`link_async`](crate::link_async), or as you do for `call_async`.
+    ///
     /// # Errors
     /// [`Code::Unsupported`] if there is no such bucket, if one cannot be watched, or if they are of several stores;
     /// [`Code::Invalid`] if the component exports no `watcher`; the store's own.
@@ -228,12 +266,9 @@ impl<T: WasiKeyValueView + 'static> WatchService<T> {
         host: impl Fn(WasiKeyValueCtx, StoreLimits) -> T + Send + 'static,
         limits: fn(&mut T) -> &mut StoreLimits,
     ) -> Result<Self, Error> {
-        let export = |function| {
-            let watcher = pre.component().get_export_index(None, WATCHER);
-            let index = watcher.and_then(|watcher| pre.component().get_export_index(Some(&watcher), function));
-            index.ok_or_else(|| Error::with_detail(Code::Invalid, format!("the component exports no {WATCHER}")))
-        };
-        let (on_set, on_delete) = (export("on-set")?, export("on-delete")?);
+        let watcher = Watcher::of(pre.component()).ok_or_else(|| {
+            Error::with_detail(Code::Invalid, format!("the component exports none of {}", WATCHERS.join(", ")))
+        })?;
         let followed = followed(ctx)?;
         let first = &followed.first().ok_or_else(|| Error::new(Code::Unsupported))?.1;
         let state_name = format!("{NOTES}/{name}");
@@ -273,8 +308,7 @@ impl<T: WasiKeyValueView + 'static> WatchService<T> {
         let buckets = followed.iter().map(|(name, bucket)| (name.clone(), bucket.name().to_owned())).collect();
         let service = WatchService {
             pre,
-            on_set,
-            on_delete,
+            watcher,
             host: Box::new(host),
             limits,
             options,
@@ -293,6 +327,11 @@ impl<T: WasiKeyValueView + 'static> WatchService<T> {
         Ok(service)
     }
 
+    /// Whether the watcher that a component exports is `async`: then its callbacks may wait. `false` if it exports none.
+    pub fn is_async(component: &Component) -> bool {
+        Watcher::of(component).is_some_and(|watcher| watcher.is_async)
+    }
+
     /// Whether changes come over a network, so that those made just now may not be there yet.
     pub fn is_over_a_network(&self) -> bool {
         match self.source {
@@ -303,6 +342,9 @@ impl<T: WasiKeyValueView + 'static> WatchService<T> {
     }
 
     /// Delivers what there is, at most one batch; waits for something at most `timeout`. Call it again and again.
+    ///
+    /// An `async` callback that waits is polled in the calling thread. What it waits for is the embedder's to drive: where functions of the host
+    /// need a runtime, call this on a thread that has entered one whose work others do.
     ///
     /// # Errors
     /// The store's own. What a component does wrong is a [`Step`].
@@ -459,10 +501,20 @@ impl<T: WasiKeyValueView + 'static> WatchService<T> {
         // An error where fuel is not consumed, or epochs interrupt nothing.
         let _ = store.set_fuel(self.options.fuel);
         store.set_epoch_deadline(self.options.epochs);
-        let instance = self.pre.instantiate(&mut store)?;
-        let on_set = instance.get_typed_func::<(Resource<Bucket>, &str, &[u8]), ()>(&mut store, &self.on_set)?;
-        let on_delete = instance.get_typed_func::<(Resource<Bucket>, &str), ()>(&mut store, &self.on_delete)?;
+        let Watcher { on_set, on_delete, is_async } = &self.watcher;
+        let wait = is_async.then_some(self.options.wait);
+        let instance = match wait {
+            None => self.pre.instantiate(&mut store)?,
+            Some(wait) => drive(self.pre.instantiate_async(&mut store), wait)?,
+        };
+        let on_set = instance.get_typed_func::<(Resource<Bucket>, &str, &[u8]), ()>(&mut store, on_set)?;
+        let on_delete = instance.get_typed_func::<(Resource<Bucket>, &str), ()>(&mut store, on_delete)?;
+        let mut hops = None;
         while let Some(event) = self.queue.front() {
+            // What a callback left behind writes at the distance of the callback.
+            if *is_async && *hops.get_or_insert(event.hops) != event.hops {
+                break;
+            }
             self.hops.now.store(event.hops + 1, Ordering::Relaxed);
             let handle = {
                 let mut view = store.data_mut().keyvalue();
@@ -473,8 +525,8 @@ impl<T: WasiKeyValueView + 'static> WatchService<T> {
                 view.push_bucket(Bucket { grant })?
             };
             match &event.value {
-                Some(value) => on_set.call(&mut store, (handle, &event.key, value))?,
-                None => on_delete.call(&mut store, (handle, &event.key))?,
+                Some(value) => call(&on_set, &mut store, (handle, &event.key, value), wait)?,
+                None => call(&on_delete, &mut store, (handle, &event.key), wait)?,
             }
             *delivered += 1;
             self.queue.pop_front();
@@ -491,6 +543,40 @@ impl<T: WasiKeyValueView + 'static> WatchService<T> {
         }
         self.state.set(POSITION, &encode(from, &noted))?;
         Ok(())
+    }
+}
+
+/// Calls back; for `wait` at most, if it may wait.
+fn call<T: Send, P: ComponentNamedList + Lower>(
+    callback: &TypedFunc<P, ()>,
+    store: &mut Store<T>,
+    params: P,
+    wait: Option<Duration>,
+) -> wasmtime::Result<()> {
+    match wait {
+        None => callback.call(store, params),
+        Some(wait) => drive(callback.call_async(store, params), wait),
+    }
+}
+
+/// What `call` comes to, driven in this thread, which sleeps in between; an error when it was not done after so long.
+fn drive<R>(call: impl Future<Output = wasmtime::Result<R>>, wait: Duration) -> wasmtime::Result<R> {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let (waker, begun) = (Waker::from(Arc::new(Unpark(thread::current()))), Instant::now());
+    let mut call = pin!(call);
+    loop {
+        if let Poll::Ready(done) = call.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return done;
+        }
+        match wait.checked_sub(begun.elapsed()) {
+            Some(left) if !left.is_zero() => thread::park_timeout(left),
+            _ => return Err(wasmtime::Error::msg(format!("it has waited for more than {wait:?}"))),
+        }
     }
 }
 
@@ -582,33 +668,68 @@ struct Followed {
 
 impl Followed {
     /// Makes a write of these keys, `changed` saying whether it came to one.
-    fn noted<'k, R>(
+    fn noted<'k, R: 'static>(
         &self,
-        keys: impl Iterator<Item = &'k [u8]> + Clone,
-        write: impl FnOnce(&dyn LocalBucket) -> Result<R, Error>,
-        changed: impl FnOnce(&R) -> bool,
-    ) -> Result<R, Error> {
-        self.note(self.hops.now.load(Ordering::Relaxed), keys.clone())?;
-        let written = write(&*self.bucket);
-        if !written.as_ref().is_ok_and(changed) {
-            self.note(0, keys)?;
-        }
-        written
-    }
-
-    fn note<'k>(&self, hops: u8, keys: impl Iterator<Item = &'k [u8]>) -> Result<(), Error> {
-        let mut note = vec![hops];
+        keys: impl Iterator<Item = &'k [u8]>,
+        write: impl FnOnce(&dyn LocalBucket) -> Reply<R>,
+        changed: fn(&R) -> bool,
+    ) -> Reply<R> {
+        let mut note = vec![self.hops.now.load(Ordering::Relaxed)];
         note.extend_from_slice(&(self.name.len() as u16).to_le_bytes());
         note.extend_from_slice(self.name.as_bytes());
         for key in keys {
             note.extend_from_slice(&hash(&self.name, key).to_le_bytes());
         }
-        self.hops.notes.write(&note)
+        if let Err(error) = self.hops.notes.write(&note) {
+            return Reply::Now(Err(error));
+        }
+        let hops = self.hops.clone();
+        write(&*self.bucket).then(move |written| {
+            if !written.as_ref().is_ok_and(changed) {
+                note[0] = 0;
+                hops.notes.write(&note)?;
+            }
+            written
+        })
+    }
+
+    /// Those of the keys that are there: of an absent one that is deleted the note would stay.
+    fn there<'k>(&self, keys: &[Key<'k>]) -> Result<Vec<Key<'k>>, Error> {
+        let mut there = Vec::new();
+        for key in keys {
+            if self.bucket.exists(key.as_ref())? {
+                there.push(key.clone());
+            }
+        }
+        Ok(there)
+    }
+
+    fn delete_noted(
+        &self,
+        keys: &[Key<'_>],
+        delete: impl FnOnce(&dyn LocalBucket, &[Key<'_>]) -> Reply<()>,
+    ) -> Reply<()> {
+        match self.there(keys) {
+            Ok(there) if there.is_empty() => Reply::Now(Ok(())),
+            Ok(there) => {
+                let keys = there.iter().map(AsRef::<[u8]>::as_ref);
+                self.noted(keys, |bucket| delete(bucket, &there), |()| true)
+            }
+            Err(error) => Reply::Now(Err(error)),
+        }
     }
 }
 
-fn one(key: &str) -> std::array::IntoIter<&[u8], 1> {
-    [key.as_bytes()].into_iter()
+fn one(key: &str) -> std::iter::Once<&[u8]> {
+    std::iter::once(key.as_bytes())
+}
+
+fn keys_of<'k>(pairs: &'k [(Key<'_>, &[u8])]) -> impl Iterator<Item = &'k [u8]> {
+    pairs.iter().map(|(key, _)| AsRef::<[u8]>::as_ref(key))
+}
+
+fn is_done(swap: &Swap) -> bool {
+    matches!(swap, Swap::Done)
 }
 
 impl LocalBucket for Followed {
@@ -629,16 +750,15 @@ impl LocalBucket for Followed {
     }
 
     fn set(&self, key: &str, value: &[u8]) -> Result<(), Error> {
-        self.noted(one(key), |bucket| bucket.set(key, value), |()| true)
+        self.noted(one(key), |bucket| Reply::Now(bucket.set(key, value)), |()| true).now()
     }
 
     fn set_with(&self, key: &str, value: &[u8], options: SetOptions) -> Result<bool, Error> {
-        self.noted(one(key), |bucket| bucket.set_with(key, value, options), |written| *written)
+        self.noted(one(key), |bucket| Reply::Now(bucket.set_with(key, value, options)), |written| *written).now()
     }
 
     fn delete(&self, key: &str) -> Result<(), Error> {
-        // Of an absent key the note would stay.
-        if self.bucket.exists(key)? { self.noted(one(key), |bucket| bucket.delete(key), |()| true) } else { Ok(()) }
+        self.delete_noted(&[Key::from(key)], |bucket, _| Reply::Now(bucket.delete(key))).now()
     }
 
     fn list(&self, after: Option<&[u8]>, bounds: PageBounds) -> Result<Page, Error> {
@@ -650,7 +770,7 @@ impl LocalBucket for Followed {
     }
 
     fn increment(&self, key: &str, delta: i64) -> Result<i64, Error> {
-        self.noted(one(key), |bucket| bucket.increment(key, delta), |_| true)
+        self.noted(one(key), |bucket| Reply::Now(bucket.increment(key, delta)), |_| true).now()
     }
 
     fn observe(&self, key: &str) -> Result<Observed, Error> {
@@ -658,7 +778,7 @@ impl LocalBucket for Followed {
     }
 
     fn swap(&self, key: &str, guard: &Guard, value: &[u8]) -> Result<Swap, Error> {
-        self.noted(one(key), |bucket| bucket.swap(key, guard, value), |swap| matches!(swap, Swap::Done))
+        self.noted(one(key), |bucket| Reply::Now(bucket.swap(key, guard, value)), is_done).now()
     }
 
     fn get_many(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Pair>>, Error> {
@@ -666,21 +786,58 @@ impl LocalBucket for Followed {
     }
 
     fn set_many(&self, pairs: &[(Key<'_>, &[u8])]) -> Result<(), Error> {
-        let keys = pairs.iter().map(|(key, _)| AsRef::<[u8]>::as_ref(key));
-        self.noted(keys, |bucket| bucket.set_many(pairs), |()| true)
+        self.noted(keys_of(pairs), |bucket| Reply::Now(bucket.set_many(pairs)), |()| true).now()
     }
 
     fn delete_many(&self, keys: &[Key<'_>]) -> Result<(), Error> {
-        let mut there = Vec::new();
-        for key in keys {
-            if self.bucket.exists(key.as_ref())? {
-                there.push(key.clone());
-            }
-        }
-        if there.is_empty() {
-            return Ok(());
-        }
-        let notes = there.iter().map(AsRef::<[u8]>::as_ref);
-        self.noted(notes, |bucket| bucket.delete_many(&there), |()| true)
+        self.delete_noted(keys, |bucket, there| Reply::Now(bucket.delete_many(there))).now()
+    }
+
+    fn start_get(&self, key: &str) -> Reply<Option<Bytes>> {
+        self.bucket.start_get(key)
+    }
+
+    fn start_exists(&self, key: &str) -> Reply<bool> {
+        self.bucket.start_exists(key)
+    }
+
+    fn start_set(&self, key: &str, value: &[u8]) -> Reply<()> {
+        self.noted(one(key), |bucket| bucket.start_set(key, value), |()| true)
+    }
+
+    fn start_set_with(&self, key: &str, value: &[u8], options: SetOptions) -> Reply<bool> {
+        self.noted(one(key), |bucket| bucket.start_set_with(key, value, options), |written| *written)
+    }
+
+    fn start_delete(&self, key: &str) -> Reply<()> {
+        self.delete_noted(&[Key::from(key)], |bucket, _| bucket.start_delete(key))
+    }
+
+    fn start_list(&self, prefix: &str, after: Option<&[u8]>, bounds: PageBounds) -> Reply<Page> {
+        self.bucket.start_list(prefix, after, bounds)
+    }
+
+    fn start_increment(&self, key: &str, delta: i64) -> Reply<i64> {
+        self.noted(one(key), |bucket| bucket.start_increment(key, delta), |_| true)
+    }
+
+    fn start_observe(&self, key: &str) -> Reply<Observed> {
+        self.bucket.start_observe(key)
+    }
+
+    fn start_swap(&self, key: &str, guard: &Guard, value: &[u8]) -> Reply<Swap> {
+        self.noted(one(key), |bucket| bucket.start_swap(key, guard, value), is_done)
+    }
+
+    fn start_get_many(&self, keys: &[Key<'_>]) -> Reply<Vec<Option<Pair>>> {
+        self.bucket.start_get_many(keys)
+    }
+
+    fn start_set_many(&self, pairs: &[(Key<'_>, &[u8])]) -> Reply<()> {
+        self.noted(keys_of(pairs), |bucket| bucket.start_set_many(pairs), |()| true)
+    }
+
+    fn start_delete_many(&self, keys: &[Key<'_>]) -> Reply<()> {
+        self.delete_noted(keys, |bucket, there| bucket.start_delete_many(there))
     }
 }

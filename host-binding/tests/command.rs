@@ -7,7 +7,7 @@
 #[path = "watcher/silent.rs"]
 mod silent;
 
-use silent::watcher;
+use silent::{async_watcher, watcher};
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -501,4 +501,13 @@ fn a_watcher_is_told_of_what_was_written_since_it_was_last_told() {
     let get = key("get", "t");
     assert_eq!(shell.ok(&get.each_ref().map(String::as_str), 0), "x");
     shell.fails(&["watch", &shell.path("absent.wasm"), "--store", &data], &["absent.wasm"]);
+    // Another, whose functions are `async`, begins where it is first asked.
+    let waits = shell.path("waits.wasm");
+    std::fs::write(&waits, async_watcher()).unwrap();
+    let watch = ["watch", &waits, "--store", &data, "--once"];
+    shell.ok(&watch, 0);
+    shell.ok(&["set", "--store", &data, "i", "x"], 0);
+    shell.ok(&watch, 0);
+    let get = key("get", "count");
+    assert_eq!(shell.ok(&get.each_ref().map(String::as_str), 0), "7");
 }

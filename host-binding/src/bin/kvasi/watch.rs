@@ -13,6 +13,7 @@ use kvasi_wasmtime::{Step, WasiKeyValueCtx, WasiKeyValueCtxView, WasiKeyValueVie
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
+use tokio::runtime::Runtime;
 use wasmtime::component::{InstancePre, Linker, ResourceTable};
 use wasmtime::{Engine, StoreLimits};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
@@ -44,8 +45,9 @@ impl WasiKeyValueView for Host {
 pub(crate) fn run(args: &WatchArgs) -> Result<ExitCode, Failure> {
     let path = &args.component.component;
     let compiled = args.component.compiled();
-    let engine = engine(&compiled)?;
-    let linked = linked(&engine, path, &compiled)?;
+    let linked = linked(path, &compiled)?;
+    let runtime = if WatchService::<Host>::is_async(linked.component()) { Some(runtime()?) } else { None };
+    let _entered = runtime.as_ref().map(Runtime::enter);
     let name = component::name(path);
     let opened = config(&args.component)?.open()?;
     let env = args.component.env.clone();
@@ -73,25 +75,38 @@ pub(crate) fn run(args: &WatchArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn engine(compiled: &Compiled) -> Result<Engine, Failure> {
+/// The engine for components with `async` functions, or for those without, to whom it would cost more a call.
+fn engine(compiled: &Compiled, concurrent: bool) -> Result<Engine, Failure> {
     let mut config = wasmtime::Config::new();
     compiled.configure(&mut config);
-    config.concurrency_support(false).epoch_interruption(true).wasm_component_model_implements(true);
+    config.concurrency_support(concurrent).epoch_interruption(true).wasm_component_model_implements(true);
     let engine = Engine::new(&config).map_err(|error| Failure::new(format!("wasmtime does not start: {error:#}")))?;
     component::clock(&engine, EPOCH);
     Ok(engine)
 }
 
-fn linked(engine: &Engine, path: &Path, compiled: &Compiled) -> Result<InstancePre<Host>, Failure> {
-    let component = component::load_for(engine, path, compiled)?;
+/// What waits for the functions of WASI that a callback waits for.
+fn runtime() -> Result<Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    runtime.map_err(|error| Failure::new(format!("no runtime for async calls: {error}")))
+}
+
+fn linked(path: &Path, compiled: &Compiled) -> Result<InstancePre<Host>, Failure> {
+    let load = |concurrent| component::load_for(&engine(compiled, concurrent)?, path, compiled);
+    let component = load(false).or_else(|_| load(true))?;
     let shapes = component::check_imports(path, &component, component::World::Command)?;
-    if shapes.is_async() {
-        let text = format!("{} imports async functions: a watcher is called synchronously", path.display());
-        return Err(Failure::new(text));
-    }
-    let mut linker = Linker::new(engine);
+    let mut linker = Linker::new(component.engine());
     let fail = |error: wasmtime::Error| Failure::new(format!("{} does not link: {error:#}", path.display()));
-    wasmtime_wasi::p2::add_to_linker_sync(&mut linker).map_err(fail)?;
-    kvasi_wasmtime::link_sync(&mut linker, &component).map_err(fail)?;
+    if WatchService::<Host>::is_async(&component) {
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(fail)?;
+        wasmtime_wasi::p3::add_to_linker(&mut linker).map_err(fail)?;
+        kvasi_wasmtime::link_async(&mut linker, &component).map_err(fail)?;
+    } else if shapes.is_async() {
+        let text = format!("{} imports async functions and exports a watcher that is not", path.display());
+        return Err(Failure::new(text));
+    } else {
+        wasmtime_wasi::p2::add_to_linker_sync(&mut linker).map_err(fail)?;
+        kvasi_wasmtime::link_sync(&mut linker, &component).map_err(fail)?;
+    }
     linker.instantiate_pre(&component).map_err(fail)
 }
