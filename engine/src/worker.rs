@@ -382,8 +382,8 @@ impl Jobs {
         let (cleaning, made_runs) = (cleaning?, runs?);
         // Not by what is retired, whose readers may be anybody's: what reaches the disk depends on this store alone.
         let idle = self.quiet && cleaning == Progress::None && !made_runs && !more_closed;
-        if idle && commits.log.has_space_to_give_back() {
-            commits.log.give_back_space()?;
+        if idle && commits.log.has_space_to_give_back() && !commits.log.give_back_space(self.seen_end)? {
+            return Ok(Next::Soon);
         }
         Ok(match cleaning {
             _ if made_runs || more_closed || swept || checkpoint == Progress::Some => Next::AtOnce,

@@ -579,6 +579,11 @@ impl Region {
         Ok(end)
     }
 
+    /// Whether nothing can be reserved, whatever the limit.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.ends.reserved.load(Ordering::Acquire) & CLOSED != 0
+    }
+
     /// Says that the region, which is closed, will not be opened again: where the file is not mapped all is in it by now, and the
     /// memory that it was put together in can be had again. Whether it is on the disk does not matter: a slow one would have
     /// memory grow without bound.

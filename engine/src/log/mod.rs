@@ -394,6 +394,10 @@ impl Log {
             if !Arc::ptr_eq(active, self.active.load(guard)) {
                 return Ok(());
             }
+            if active.region.is_closed() {
+                // Who closes it under this lock opens it again, unless that failed.
+                return Err(Error::new(ErrorKind::Poisoned, "the log takes no more after a failure"));
+            }
             let (reserved, limit) = (active.region.reserved(), active.region.limit());
             let least = (reserved + bytes + kept).min(capacity);
             if reserved + bytes > capacity {
@@ -869,14 +873,22 @@ impl Log {
                 || self.has_reserve_to_give_back())
     }
 
-    /// Background, when nobody writes: gives back what was prepared and not needed, but for what deletes may need. A later
-    /// write prepares it again.
-    pub(crate) fn give_back_space(&self) -> Result<()> {
+    /// Background, when the log has ended at `end` for a while: gives back what was prepared and not needed, but for what deletes may
+    /// need. A later write prepares it again. Whether it still ended there: a writer that waited for space looks like none.
+    pub(crate) fn give_back_space(&self, end: u64) -> Result<bool> {
+        self.give_back_space_after(end, || ())
+    }
+
+    /// As [`Log::give_back_space`]; `others` stands for what others do while it goes on.
+    fn give_back_space_after(&self, end: u64, others: impl Fn()) -> Result<bool> {
         let _making = self.making.lock();
         let guard = &epoch::pin();
         let grow = self.grow.lock();
+        if self.end(guard) != end {
+            return Ok(false);
+        }
         if !seam::MAPS_PAST_END || self.disk.read_only() {
-            return Ok(());
+            return Ok(true);
         }
         self.give_back_spares();
         if self.has_reserve_to_give_back() {
@@ -884,15 +896,21 @@ impl Log {
         }
         for (segment, kept) in prepared_segments(self.active.load(guard), &grow) {
             let region = &segment.region;
-            let Some(enough) = more_than_enough(segment, kept) else { continue };
+            if more_than_enough(segment, kept).is_none() {
+                continue;
+            }
+            others();
             // Nobody can be writing beyond the published bytes now, and nobody will before the region is open again.
             region.close().map_err(|e| not_written(segment, e))?;
-            region.lower(enough);
-            let cut = seam::cut(&*segment.file, enough);
+            // Somebody may have written since the look above.
+            let cut = more_than_enough(segment, kept).map_or(Ok(()), |enough| {
+                region.lower(enough);
+                seam::cut(&*segment.file, enough)
+            });
             region.reopen();
             cut.map_err(|e| Error::io(format_args!("cannot cut {}", segment::file_name(segment.header.number)), e))?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// What the writer of a commit that is visible now (or, if not `visible`, will be behind a sync) is asked to do: of
@@ -1303,4 +1321,40 @@ pub(crate) fn ghost(header: Header, first_slot: u32) -> Result<Segment> {
     let region = Region::new(Map::anonymous(PAGE_BYTES).map_err(failed)?, 0, false);
     let file = MemoryDisk::default().create("placeholder").map_err(failed)?;
     Ok(Segment::new(header, first_slot, file, region))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::disk::RealDisk;
+    use crate::recovery::refuse_foreign;
+    use crate::{Durability, Options, Store};
+
+    #[test]
+    fn a_write_while_space_is_given_back_keeps_its_space() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::new().durability(Durability::Os);
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir.path(), &options, refuse_foreign).unwrap());
+        let store = Store::without_worker(disk, options).unwrap();
+        let (bucket, log) = (store.bucket("b").unwrap(), &store.0.commits.log);
+        // More than is left to a segment that nobody writes to.
+        let value = vec![7; 150_000];
+        // Past the half: the next segment is ready, and nothing is kept in this one.
+        (0..15).for_each(|_| _ = bucket.set(b"first", &value).unwrap());
+        while log.prepare_space().unwrap() {}
+        let writes = AtomicUsize::new(0);
+        let write = || {
+            if writes.fetch_add(1, Ordering::Relaxed) == 0 {
+                bucket.set(b"meanwhile", &value).unwrap();
+            }
+        };
+        assert!(log.give_back_space_after(log.end(&epoch::pin()), write).unwrap());
+        assert_eq!(bucket.get(b"meanwhile").unwrap().unwrap()[..], value);
+        let before = log.end(&epoch::pin());
+        bucket.set(b"after", &value).unwrap();
+        assert!(!log.give_back_space(before).unwrap(), "somebody has written since");
+        assert!(log.give_back_space(log.end(&epoch::pin())).unwrap());
+        bucket.set(b"last", &value).unwrap();
+        assert_eq!(bucket.get(b"last").unwrap().unwrap()[..], value);
+    }
 }
