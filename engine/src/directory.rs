@@ -36,6 +36,7 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::error::Result;
 use crate::io::map::Words;
+use crate::io::room::Room;
 use crate::log::record::Record;
 use crate::seeded::{Bug, seeded};
 use crate::tally::{BucketStats, Tallies};
@@ -165,7 +166,7 @@ impl Iterator for Look {
 /// Bytes of a line.
 pub(crate) const LINE_BYTES: usize = size_of::<Line>();
 
-/// The lines of a part: memory of its own, or a stretch of a checkpoint mapped privately.
+/// The lines of a part: memory of its own, in a page that others share if it is large, or a stretch of a checkpoint mapped privately.
 #[derive(Clone)]
 pub(crate) struct Lines {
     first: NonNull<Line>,
@@ -178,6 +179,7 @@ pub(crate) struct Lines {
 #[allow(dead_code, reason = "held, never read")]
 enum Owner {
     Memory(Arc<[Line]>),
+    Room(Arc<Room>),
     Mapped(Arc<Words>),
 }
 
@@ -188,15 +190,31 @@ unsafe impl Sync for Lines {}
 
 impl Lines {
     fn new(n: usize) -> Lines {
+        if let Some(lines) = Room::take(n * LINE_BYTES).and_then(|room| Lines::of_room(room, n)) {
+            return lines;
+        }
         let lines: Arc<[Line]> = (0..n).map(|_| Line([const { AtomicU64::new(0) }; WORDS])).collect();
         Lines { first: NonNull::from(&*lines).cast(), len: n, _owner: Owner::Memory(lines) }
     }
 
+    fn of_room(room: Room, n: usize) -> Option<Lines> {
+        let (words, offset) = room.place();
+        let first = Lines::first_of(words, offset, n)?;
+        Some(Lines { first, len: n, _owner: Owner::Room(Arc::new(room)) })
+    }
+
     /// `n` lines that begin at byte `offset` of a mapping; `None` if there are none.
     pub(crate) fn mapped(words: &Arc<Words>, offset: usize, n: usize) -> Option<Lines> {
+        let first = Lines::first_of(words, offset, n)?;
+        Some(Lines { first, len: n, _owner: Owner::Mapped(words.clone()) })
+    }
+
+    /// Where `n` lines begin, if they are within.
+    fn first_of(words: &Words, offset: usize, n: usize) -> Option<NonNull<Line>> {
         let range = offset..offset.checked_add(n.checked_mul(LINE_BYTES)?)?;
-        let first = NonNull::from(words.get(range)?.first()?).cast::<Line>();
-        first.is_aligned().then(|| Lines { first, len: n, _owner: Owner::Mapped(words.clone()) })
+        let words = words.get(range).filter(|words| !words.is_empty())?;
+        let first = NonNull::from(words).cast::<Line>();
+        first.is_aligned().then_some(first)
     }
 }
 
@@ -206,7 +224,7 @@ impl Deref for Lines {
     #[inline]
     fn deref(&self) -> &[Line] {
         // SAFETY: the owner keeps these lines for as long as `self`, at this address; a line is eight words, aligned as
-        // `new` and `mapped` have seen to, and nobody has other than shared references to them.
+        // `new` and `first_of` have seen to, and nobody has other than shared references to them.
         unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.len) }
     }
 }

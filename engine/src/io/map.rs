@@ -224,6 +224,16 @@ impl Private {
 pub(crate) struct Words(Mapping);
 
 impl Words {
+    /// Memory without a file that has a page of so many bytes in it, if the system has such pages, zeros; and where that begins. As if it were
+    /// one where there are none.
+    pub(crate) fn page(bytes: usize) -> Option<(Words, usize)> {
+        let memory: MmapRaw = MmapOptions::new().len(2 * bytes).map_anon().ok()?.into();
+        let begin = memory.as_ptr().addr().next_multiple_of(bytes) - memory.as_ptr().addr();
+        #[cfg(all(target_os = "linux", not(miri)))]
+        let _ = memory.advise_range(memmap2::Advice::HugePage, begin, bytes);
+        Some((Words(mapping(memory)), begin))
+    }
+
     /// Makes ready for so many writes all over it. What the first write to a page costs (the system copies it, and tells the
     /// other processors) is a third for all of them at once.
     pub(crate) fn expect(&self, writes: u64) {

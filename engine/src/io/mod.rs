@@ -11,6 +11,7 @@ pub(crate) mod map;
 pub(crate) mod memory;
 #[cfg(feature = "testing")]
 mod pool;
+pub(crate) mod room;
 #[cfg(feature = "testing")]
 pub(crate) mod sim;
 pub(crate) mod window;
