@@ -51,6 +51,9 @@ struct Run {
     buckets: Vec<Bucket>,
     model: Model,
     random: Random,
+    /// Keys that the present step has written.
+    written: Vec<(usize, Vec<u8>)>,
+    into: Vec<u8>,
     /// Calls whose answer was compared.
     calls: u64,
 }
@@ -69,7 +72,9 @@ impl Run {
         self.model[bucket].get(key).map(|(value, _)| &value[..])
     }
 
+    /// Takes up what was written.
     fn put(&mut self, bucket: usize, key: Vec<u8>, value: Option<Vec<u8>>, version: Option<Version>) {
+        self.written.push((bucket, key.clone()));
         match value {
             Some(value) => drop(self.model[bucket].insert(key, (value, version))),
             None => drop(self.model[bucket].remove(&key)),
@@ -91,20 +96,7 @@ impl Run {
                 assert_eq!(bucket.delete(&key).unwrap(), self.expected(b, &key).is_some());
                 self.put(b, key, None, None);
             }
-            15..=20 => {
-                self.calls += 2;
-                let found = bucket.get(&key).unwrap();
-                assert_eq!(found.as_deref(), self.expected(b, &key));
-                assert_eq!(bucket.exists(&key).unwrap(), found.is_some());
-                if let Some(value) = &found {
-                    assert_eq!(value.key(), key);
-                    let known = self.model[b][&key].1;
-                    assert!(known.is_none_or(|known| known == value.version()), "versions survive");
-                }
-                let mut into = b"rest".to_vec();
-                let version = bucket.get_into(&key, &mut into).unwrap();
-                assert_eq!(version.map(|_| &into[..]), self.expected(b, &key));
-            }
+            15..=20 => self.read(b, &key),
             21..=23 => self.increment(b, &bucket, key),
             24..=27 => self.swap(b, &bucket, key),
             28..=30 => {
@@ -127,6 +119,33 @@ impl Run {
             38..=40 => self.batch(),
             _ => self.list(b, &bucket),
         }
+        // What was written is there at once, and what was not is as it was.
+        for (b, key) in std::mem::take(&mut self.written) {
+            self.read(b, &key);
+        }
+        let (b, key) = (self.random.below(BUCKETS as u64) as usize, self.random.key());
+        self.read(b, &key);
+    }
+
+    /// In every way in which a key can be read it is what the model says.
+    fn read(&mut self, b: usize, key: &[u8]) {
+        self.calls += 4;
+        let (bucket, held) = (&self.buckets[b], self.model[b].get(key));
+        let expected = held.map(|(value, _)| &value[..]);
+        let found = bucket.get(key).unwrap();
+        assert_eq!(found.as_deref(), expected);
+        assert_eq!(bucket.exists(key).unwrap(), found.is_some());
+        if let (Some(value), Some((_, known))) = (&found, held) {
+            assert_eq!(value.key(), key);
+            assert!(known.is_none_or(|known| known == value.version()), "versions survive");
+        }
+        let mut into = std::mem::take(&mut self.into);
+        into.extend_from_slice(b"rest");
+        let version = bucket.get_into(key, &mut into).unwrap();
+        assert_eq!(version.map(|_| &into[..]), expected);
+        into.clear();
+        self.into = into;
+        assert_eq!(bucket.get_many(&[key]).unwrap()[0].as_deref(), expected);
     }
 
     fn increment(&mut self, b: usize, bucket: &Bucket, key: Vec<u8>) {
@@ -220,7 +239,15 @@ pub(crate) fn run(seed: u64, durability: Durability, ops: u64, base: &Path) -> u
     let path = dir.path().join("store");
     let options = Options::new().durability(durability).segment_bytes_max(256 << 10);
     let on_disk = (durability != Durability::Ephemeral).then_some(&*path);
-    let mut run = Run { store: None, buckets: Vec::new(), model: Model::default(), random: Random(seed), calls: 0 };
+    let mut run = Run {
+        store: None,
+        buckets: Vec::new(),
+        model: Model::default(),
+        random: Random(seed),
+        written: Vec::new(),
+        into: Vec::new(),
+        calls: 0,
+    };
     run.open(&options, on_disk);
     for i in 0..ops {
         run.step();
