@@ -8,6 +8,7 @@
 mod full;
 mod hunt;
 mod kill;
+mod memory;
 mod model;
 mod report;
 mod soak;
@@ -22,7 +23,7 @@ use kvasi::testing::drive::{self, Campaign, Limits, Outcome};
 use kvasi::testing::seeded;
 
 #[global_allocator]
-static ALLOCATOR: soak::Counting = soak::Counting;
+static ALLOCATOR: memory::Memory = memory::Memory;
 
 /// Tortures the engine until something breaks or it is enough.
 #[derive(Parser)]
@@ -214,6 +215,10 @@ fn tell(name: &str, unit: &str, how: &How, outcome: &Outcome) -> Result<(), Stri
 }
 
 fn campaign(campaign: Campaign, how: &How) -> Result<(), String> {
+    use Campaign::{Crash, CrashInRecovery, Errors, Exhaustive};
+    if matches!(campaign, Crash | CrashInRecovery | Exhaustive | Errors) {
+        memory::keep();
+    }
     let outcome = drive::run(campaign, &how.limits(), &how.case()?);
     tell(campaign.name(), campaign.unit(), how, &outcome)
 }

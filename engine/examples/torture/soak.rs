@@ -2,13 +2,14 @@
 //! listings, batches, buckets dropped, backups, verification, reopening. What must stay small is looked at after each round:
 //! memory, file descriptors, threads, and the size of the store beside what it holds.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use kvasi::testing::collect_garbage;
 use kvasi::testing::counts::{Case, Counts, Violation};
 use kvasi::{Batch, Durability, ListOptions, Options, Store};
+
+use crate::memory;
 
 /// Keys of the bucket that stays, and bytes of the values.
 const KEYS: u64 = 2_000;
@@ -22,56 +23,13 @@ const FIRST_ROUNDS: u64 = 4;
 const SLACK_BYTES: u64 = 16 << 10;
 
 static FIRST: [AtomicU64; 3] = [AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0)];
-/// Bytes allocated and not freed, while that is counted.
-static ALLOCATED: AtomicI64 = AtomicI64::new(0);
-static COUNTS: AtomicBool = AtomicBool::new(false);
 static ROUNDS: AtomicU64 = AtomicU64::new(0);
-
-/// The system's allocator. For this campaign it counts: what the process has of the system (`RssAnon`) goes up and down by
-/// half a MiB with the threads' arenas and cannot tell a small leak from that.
-pub(crate) struct Counting;
-
-impl Counting {
-    #[inline]
-    fn count(&self, bytes: i64) {
-        if COUNTS.load(Ordering::Relaxed) {
-            ALLOCATED.fetch_add(bytes, Ordering::Relaxed);
-        }
-    }
-}
-
-// SAFETY: all memory is the system allocator's, which is passed what the caller has promised; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        self.count(layout.size() as i64);
-        // SAFETY: as the caller has promised.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        self.count(layout.size() as i64);
-        // SAFETY: as the caller has promised.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        self.count(-(layout.size() as i64));
-        // SAFETY: as the caller has promised.
-        unsafe { System.dealloc(at, layout) }
-    }
-
-    unsafe fn realloc(&self, at: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        self.count(bytes as i64 - layout.size() as i64);
-        // SAFETY: as the caller has promised.
-        unsafe { System.realloc(at, layout, bytes) }
-    }
-}
 
 /// Bytes allocated, open files, threads of this process; nothing where the system does not say.
 fn resources() -> Option<[u64; 3]> {
     let files = std::fs::read_dir("/proc/self/fd").ok()?.count() as u64;
     let threads = std::fs::read_dir("/proc/self/task").ok()?.count() as u64;
-    Some([ALLOCATED.load(Ordering::Relaxed).max(0) as u64, files, threads])
+    Some([memory::allocated(), files, threads])
 }
 
 fn bytes_in(dir: &Path) -> std::io::Result<u64> {
@@ -82,7 +40,7 @@ pub(crate) fn round(seed: u64, base: &Path) -> Result<Counts, Violation> {
     let fail = |what: String| Violation { seed, case: Case::default(), what };
     let dir = base.join(format!("kvasi-soak-{}", std::process::id()));
     let mut counts = Counts::default();
-    COUNTS.store(true, Ordering::Relaxed);
+    memory::count();
     let round = ROUNDS.fetch_add(1, Ordering::Relaxed);
     let done = work(seed, &dir, &mut counts);
     let _ = std::fs::remove_dir_all(dir.join("backup"));

@@ -422,6 +422,12 @@ impl Platter {
         names.iter().map(|(name, file)| (name.clone(), content(*file))).collect()
     }
 
+    /// Log segments of which something waits for a sync.
+    pub(crate) fn segments_unsynced(&self) -> usize {
+        let segments = self.names.iter().filter(|(name, _)| segment::number_of(base_of(name)).is_some());
+        segments.filter(|(_, file)| !self.files[**file].pending.is_empty()).count()
+    }
+
     /// Whether bytes of a log segment in `dir` wait for a sync.
     fn has_unsynced_log(&self, dir: &str) -> bool {
         let ours = |name: &str| directory_of(name) == dir && segment::number_of(base_of(name)).is_some();
@@ -461,14 +467,14 @@ impl Platter {
             && files.all(|(_, file)| self.files[*file].pending.is_empty())
     }
 
-    /// A hash of all that a process could find or a power cut could leave; `hash` is that of a file's bytes.
-    fn digest(&self, mut hash: impl FnMut(&Arc<Vec<u8>>) -> u64) -> u64 {
+    /// A hash of all that a process could find or a power cut could leave of these files; `hash` is that of a file's bytes.
+    fn digest(&self, counts: impl Fn(&str) -> bool, mut hash: impl FnMut(&Arc<Vec<u8>>) -> u64) -> u64 {
         let mut hasher = Xxh3::new();
         let mut put = |bytes: &[u8]| {
             hasher.update(&(bytes.len() as u64).to_le_bytes());
             hasher.update(bytes);
         };
-        for (name, file) in self.names.iter().chain(&self.durable_names) {
+        for (name, file) in self.names.iter().chain(&self.durable_names).filter(|(name, _)| counts(name)) {
             let FileState { cache, durable, pending, .. } = &self.files[*file];
             put(name.as_bytes());
             put(&hash(cache).to_le_bytes());
@@ -485,7 +491,7 @@ impl Platter {
                 }
             }
         }
-        for change in &self.pending_names {
+        for change in self.pending_names.iter().filter(|change| counts(&change.name)) {
             put(change.name.as_bytes());
             put(&change.file.map_or(0, |file| file as u64 + 1).to_le_bytes());
         }
@@ -1017,9 +1023,9 @@ impl SimDisk {
         world.state_of(&self.dir, true)
     }
 
-    /// Whatever it holds, and what of that is synced.
-    pub(crate) fn digest(&self, hash: impl FnMut(&Arc<Vec<u8>>) -> u64) -> u64 {
-        self.world.lock().platter.digest(hash)
+    /// Whatever it holds in these files, and what of that is synced.
+    pub(crate) fn digest(&self, counts: impl Fn(&str) -> bool, hash: impl FnMut(&Arc<Vec<u8>>) -> u64) -> u64 {
+        self.world.lock().platter.digest(counts, hash)
     }
 
     /// The disk as readers saw it at an earlier moment.

@@ -1318,7 +1318,7 @@ fn placeholder() -> Result<Segment> {
 /// A segment of which there is nothing but its address slots.
 pub(crate) fn ghost(header: Header, first_slot: u32) -> Result<Segment> {
     let failed = |e| Error::io("no memory for a mapping", e);
-    let region = Region::new(Map::anonymous(PAGE_BYTES).map_err(failed)?, 0, false);
+    let region = Region::new(Map::anonymous(1).map_err(failed)?, 0, false);
     let file = MemoryDisk::default().create("placeholder").map_err(failed)?;
     Ok(Segment::new(header, first_slot, file, region))
 }

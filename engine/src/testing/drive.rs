@@ -96,7 +96,9 @@ impl Campaign {
     /// # Errors
     /// The first broken promise, made small.
     pub fn round(self, seed: u64, count: u64, case: &Case) -> Result<Counts, Violation> {
-        let plan = crash::Plan { steps: 60, before: 240, images: count, each: 16, recovery_every: 0, depth: 1 };
+        // Where few are wanted, they are of several workloads.
+        let images = count.div_ceil(8).max(200);
+        let plan = crash::Plan { steps: 60, before: 240, images, spread: true, each: 16, recovery_every: 0, depth: 1 };
         // Stores differ: some have key runs, some were closed.
         let damages = count.div_ceil(5).min(20_000);
         match self {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::Random;
 use super::call::{Call, Calls};
 use super::counts::{Case, Counts, Violation, shrink};
-use super::crash::{caught, judge};
+use super::crash::{Judge, caught};
 use super::full::fill_and_empty;
 use super::model;
 use super::workload::{Run, Step};
@@ -28,7 +28,8 @@ pub fn errors(seed: u64, runs: u64, case: &Case) -> Result<Counts, Violation> {
     let all = Calls::of(seed, STEPS);
     let mut counts = Counts::default();
     if let Some(at) = &case.at {
-        let made = parse_faults(at).and_then(|plan| one_error(seed, &case.pick(&all), &plan, &mut counts));
+        let judge = &mut Judge::new(seed);
+        let made = parse_faults(at).and_then(|plan| one_error(seed, &case.pick(&all), &plan, judge, &mut counts));
         return made.map(|()| counts).map_err(|what| Violation { seed, case: case.clone(), what });
     }
     let calls = case.pick(&all);
@@ -37,9 +38,11 @@ pub fn errors(seed: u64, runs: u64, case: &Case) -> Result<Counts, Violation> {
     let stride = (disk_calls * kinds / runs.max(1)).max(1) | 1;
     let mut random = Random::new(seed ^ 0x6661_756c_7473);
     let mut at = random.below(stride);
+    // Most disks that are left by one failure are also left by another.
+    let mut judge = Judge::new(seed);
     while at < disk_calls * kinds {
         let plan = plan(at / kinds, at % kinds, &mut random);
-        caught(|| one_error(seed, &calls, &plan, &mut counts))
+        caught(|| one_error(seed, &calls, &plan, &mut judge, &mut counts))
             .map_err(|what| smaller(seed, &all, &plan, case, what))?;
         at += stride;
     }
@@ -117,7 +120,7 @@ fn smaller(seed: u64, all: &[Call], plan: &FaultPlan, case: &Case, what: String)
             let simple = FaultPlan { first: Some(Fault { after, ..first }), ..FaultPlan::default() };
             let both = FaultPlan { second: plan.second.map(moved), in_open: plan.in_open, ..simple };
             [simple, both].into_iter().find_map(|plan| {
-                let result = caught(|| one_error(seed, &calls, &plan, &mut Counts::default()));
+                let result = caught(|| one_error(seed, &calls, &plan, &mut Judge::new(seed), &mut Counts::default()));
                 result.err().map(|what| (faults_text(&plan), what))
             })
         })
@@ -136,7 +139,13 @@ fn disk_calls_of(seed: u64, calls: &[Call]) -> Result<u64, String> {
     Ok(run.disk.calls())
 }
 
-fn one_error(seed: u64, calls: &[Call], plan: &FaultPlan, counts: &mut Counts) -> Result<(), String> {
+fn one_error(
+    seed: u64,
+    calls: &[Call],
+    plan: &FaultPlan,
+    judge: &mut Judge,
+    counts: &mut Counts,
+) -> Result<(), String> {
     let mut run = Run::new(SimDisk::new(Image::new(), seed), seed);
     let faults: Vec<Fault> = plan.first.into_iter().chain(plan.second).collect();
     run.disk.set_faults(&faults);
@@ -161,16 +170,16 @@ fn one_error(seed: u64, calls: &[Call], plan: &FaultPlan, counts: &mut Counts) -
         run.disk.set_faults(&[]);
         // The other half of the runs ends in a power cut at once.
         if plan.in_open.is_none() && faults.first().is_some_and(|fault| fault.after.is_multiple_of(2)) {
-            return judge_now(&run, seed);
+            return judge_now(&run, seed, judge);
         }
         opens(&mut run, plan)?;
-        judge_now(&run, seed)?;
+        judge_now(&run, seed, judge)?;
     } else if plan.in_open.is_some() {
         run.disk.set_faults(&[]);
         opens(&mut run, plan)?;
     }
     run.disk.set_faults(&[]);
-    go_on(&mut run, seed)
+    go_on(&mut run, seed, judge)
 }
 
 /// The process dies, and the next one opens the store: on a disk that is well, or else with the third try at most.
@@ -206,14 +215,14 @@ fn reads_only_if_broken(run: &mut Run) -> Result<(), String> {
 }
 
 /// With a healthy disk everything works.
-fn go_on(run: &mut Run, seed: u64) -> Result<(), String> {
+fn go_on(run: &mut Run, seed: u64, judge: &mut Judge) -> Result<(), String> {
     for _ in 0..6 {
         match run.step()? {
             Step::Done => {}
             other => return Err(format!("the disk is well again, and a step is {other:?}")),
         }
     }
-    judge_now(run, seed)
+    judge_now(run, seed, judge)
 }
 
 /// A store that takes no more writes says so, and reads on.
@@ -239,13 +248,15 @@ fn reads_only(run: &Run) -> Result<(), String> {
 }
 
 /// The power is cut now: all lost, all kept, anything.
-fn judge_now(run: &Run, seed: u64) -> Result<(), String> {
+fn judge_now(run: &Run, seed: u64, judge: &mut Judge) -> Result<(), String> {
     let now = run.disk.now();
     let allowed = run.history.allowed(now);
     for variant in [Variant::AllLost, Variant::AllKept, Variant::Random(seed ^ now as u64)] {
         // What was begun and has failed may be there: the range ends at all that was begun.
         let allowed = *allowed.start()..=run.history.commits();
-        judge(seed ^ now as u64, &run.disk.image(variant), &run.options, &run.history, allowed)
+        judge
+            .image(seed, &run.disk.image(variant), &run.options, &run.history, allowed)
+            .map(drop)
             .map_err(|what| format!("power cut now, {variant:?}: {what}"))?;
     }
     Ok(())
@@ -336,5 +347,5 @@ fn one_full(seed: u64, first: &[Call], then: &[Call], bytes: u64, counts: &mut C
             run.set_now(&bucket, b"space", Arc::from(&b"is back"[..]))?;
         }
     }
-    go_on(&mut run, seed)
+    go_on(&mut run, seed, &mut Judge::new(seed))
 }

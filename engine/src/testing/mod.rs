@@ -15,6 +15,7 @@ pub mod exhaustive;
 pub mod faults;
 mod feed;
 mod full;
+mod held;
 pub mod linear;
 pub(crate) mod model;
 pub mod seeded;

@@ -3,7 +3,7 @@
 //! The oracle of every campaign: what a store recovers to is the state after the first `k` commits, for one `k` that is
 //! at least what was acknowledged as durable and at most what was begun.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -53,8 +53,8 @@ pub(crate) struct History {
     begun: Vec<usize>,
     /// Moments from which on the first so many commits are durable.
     acknowledged: Vec<(usize, usize)>,
-    /// Versions, where they were told.
-    versions: HashMap<(usize, String, Vec<u8>), u64>,
+    /// Versions that were told, by commit; with bucket and key.
+    versions: BTreeMap<usize, Vec<(String, Vec<u8>, u64)>>,
     /// The highest version ever told, also of what was lost since.
     highest: u64,
     /// The time by which keys expire, in milliseconds since 1970.
@@ -67,7 +67,7 @@ impl Default for History {
             states: vec![State::new()],
             begun: Vec::new(),
             acknowledged: Vec::new(),
-            versions: HashMap::new(),
+            versions: BTreeMap::new(),
             highest: 0,
             clock: 0,
         }
@@ -119,18 +119,14 @@ impl History {
             return Err(format!("version {version} is told after version {}", self.highest));
         }
         self.highest = self.highest.max(version);
-        self.versions.insert((commit, bucket.to_owned(), key.to_vec()), version);
+        self.versions.entry(commit).or_default().push((bucket.to_owned(), key.to_vec(), version));
         Ok(())
     }
 
     /// The highest version told of the first `commits`, and so of what a power cut can take of them.
     pub(crate) fn highest_of(&self, commits: usize) -> u64 {
-        self.versions
-            .iter()
-            .filter(|((commit, ..), _)| *commit < commits)
-            .map(|(_, version)| *version)
-            .max()
-            .unwrap_or(0)
+        let told = self.versions.range(..commits).flat_map(|(_, told)| told);
+        told.map(|(.., version)| *version).max().unwrap_or(0)
     }
 
     /// Whether the first lost commit had been acknowledged before the last one was begun, if the first `kept` are left: then
@@ -143,7 +139,10 @@ impl History {
 
     /// Versions that were told of commits, with the commits' numbers, in order.
     pub(crate) fn versions_in_order(&self) -> Vec<(usize, u64)> {
-        let mut all: Vec<_> = self.versions.iter().map(|((commit, ..), version)| (*commit, *version)).collect();
+        let mut all: Vec<(usize, u64)> = Vec::new();
+        for (commit, told) in &self.versions {
+            all.extend(told.iter().map(|told| (*commit, told.2)));
+        }
         all.sort_unstable();
         all
     }
@@ -163,7 +162,7 @@ impl History {
         self.begun.truncate(commits);
         self.states.truncate(commits + 1);
         self.acknowledged.iter_mut().for_each(|(_, k)| *k = (*k).min(commits));
-        self.versions.retain(|(commit, ..), _| *commit < commits);
+        drop(self.versions.split_off(&commits));
     }
 
     /// How many commits may be found if the machine stops at `moment`.
@@ -216,8 +215,8 @@ impl History {
                 if held.value[..] != bytes[..] {
                     return Some(format!("bucket {bucket}, key {}: another value", key.escape_ascii()));
                 }
-                let known = self.versions.get(&(held.commit, bucket.clone(), key.clone()));
-                if known.is_some_and(|known| known != version) {
+                let told = self.versions.get(&held.commit).map_or(&[][..], |told| told);
+                if told.iter().any(|(b, k, known)| k == key && b == bucket && known != version) {
                     return Some(format!("bucket {bucket}, key {}: another version", key.escape_ascii()));
                 }
             }
