@@ -195,6 +195,8 @@ pub(crate) struct Calls {
     random: Random,
     id: u32,
     mood: Mood,
+    /// Calls still to come of what the mood has begun.
+    burst: u8,
 }
 
 /// How much a run waits.
@@ -202,6 +204,8 @@ pub(crate) struct Calls {
 enum Mood {
     /// For the disk only where the options say so: much is unsynced, in several segments.
     Lazy,
+    /// Likewise, with background work from the beginning, and large values after it.
+    Large,
     /// For few of the writes it begins: in a store that syncs, much is not visible yet.
     Hasty,
     Even,
@@ -209,23 +213,57 @@ enum Mood {
 
 /// Calls at the beginning of a lazy run in which nothing is done in the background either.
 const IDLE: u32 = 40;
+/// Calls with which a lazy run goes on after background work: large values, each of which needs a segment of its own, and in the
+/// middle of them background work again, which seals what is before. None of them is synced, so a power cut takes any of their links.
+const LARGE: u8 = 7;
+const SEALED_AT: u8 = 3;
+/// Calls with which a hasty run goes on after some of its writes: background work, which meets records of keys that wait for the disk,
+/// and the death of the process, so that the next one has the log alone to go by.
+const INTERRUPTED: u8 = 2;
 
 impl Calls {
     pub(crate) fn new(seed: u64) -> Calls {
-        let mood = match seed % 4 {
+        let mood = match seed % 8 {
             1 => Mood::Lazy,
-            2 => Mood::Hasty,
+            5 => Mood::Large,
+            2 | 6 => Mood::Hasty,
             _ => Mood::Even,
         };
-        Calls { random: Random::new(seed ^ 0x0077_6f72_6b6c_6f61), id: 0, mood }
+        Calls { random: Random::new(seed ^ 0x0077_6f72_6b6c_6f61), id: 0, mood, burst: 0 }
     }
 
     pub(crate) fn next(&mut self) -> Call {
         self.id += 1;
+        if let Some(left) = self.burst.checked_sub(1) {
+            self.burst = left;
+            return match self.mood {
+                Mood::Hasty if left > 0 => Call::Background(4),
+                Mood::Hasty => Call::Kill,
+                _ if left == SEALED_AT => Call::Background(3),
+                Mood::Lazy | Mood::Large | Mood::Even => {
+                    let bytes = 2200 + self.random.below(2400) as u32;
+                    let at = At { bucket: self.random.below(3) as u8, key: self.random.below(u64::from(KEYS)) as u8 };
+                    Call::Set(at, Content { id: 8 * self.id, bytes }, Level::Os)
+                }
+            };
+        }
         let call = Call::random(&mut self.random, self.id);
         match self.mood {
-            Mood::Lazy => self.unsynced(call),
-            Mood::Hasty if !self.id.is_multiple_of(5) => begun(call),
+            Mood::Lazy | Mood::Large => {
+                let call = self.unsynced(call);
+                let is_large = self.mood == Mood::Large || self.random.below(4) == 0;
+                if matches!(call, Call::Background(_)) && is_large {
+                    self.burst = LARGE;
+                }
+                call
+            }
+            Mood::Hasty if !self.id.is_multiple_of(5) => {
+                let call = begun(call);
+                if matches!(call, Call::StartSet(..)) && self.random.below(16) == 0 {
+                    self.burst = INTERRUPTED;
+                }
+                call
+            }
             Mood::Hasty | Mood::Even => call,
         }
     }
@@ -237,7 +275,7 @@ impl Calls {
                 *level = Level::Os;
             }
             Sync | Backup => return Compare,
-            Close | Kill | Background(_) if self.id < IDLE => return Settle,
+            Close | Kill | Background(_) if self.id < IDLE && self.mood == Mood::Lazy => return Settle,
             _ => {}
         }
         call

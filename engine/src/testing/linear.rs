@@ -19,8 +19,12 @@ use crate::{Bucket, Durability, Options, Store, Swap};
 /// Calls of a thread in a white-box round.
 const CALLS: u32 = 20_000;
 const THREADS: u64 = 4;
-/// Keys of each kind: registers, counters, pairs.
+/// Keys of each kind: registers, counters, batches.
 const KEYS: u64 = 6;
+/// Keys of the hottest batch; the others have two.
+const WIDE: u64 = 32;
+/// Bytes of each of its values.
+const WIDE_BYTES: usize = 256;
 
 /// When a call was made, by a clock that all threads share.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +48,7 @@ struct Log {
     /// By key.
     registers: BTreeMap<u64, Vec<Seen>>,
     counters: BTreeMap<u64, Vec<Seen>>,
-    /// Writes and reads of pairs: the number written or seen.
+    /// Writes and reads of batches: the number written or seen.
     pairs: BTreeMap<u64, Vec<(Span, bool, u64)>>,
     calls: u64,
 }
@@ -74,7 +78,7 @@ pub fn white_box(seed: u64) -> Result<Counts, Violation> {
         in_order(seen).map_err(|what| fail(format!("key {key}: {what}")))?;
     }
     for (key, seen) in &all.pairs {
-        not_stale(seen).map_err(|what| fail(format!("pair {key}: {what}")))?;
+        not_stale(seen).map_err(|what| fail(format!("batch {key}: {what}")))?;
     }
     Ok(counts)
 }
@@ -161,18 +165,22 @@ fn work(bucket: &Bucket, clock: &AtomicU64, seed: u64) -> Result<Log, String> {
                 log.counters.entry(100 + key).or_default().push(seen);
             }
             _ => {
-                let names = [format!("p{key}"), format!("q{key}")];
+                // Of the hottest there are many: one reads them for long enough that others write in between, with any number of processors.
+                let (n, bytes) = if key == 0 { (WIDE, WIDE_BYTES) } else { (2, 8) };
+                let names: Vec<String> = (0..n).map(|n| format!("p{key}/{n}")).collect();
                 let number = seed << 32 | u64::from(i);
-                if random.below(2) == 0 {
-                    let pairs = names.map(|name| (name, number.to_le_bytes()));
+                if random.below(3) == 0 {
+                    let mut value = number.to_le_bytes().to_vec();
+                    value.resize(bytes, 0);
+                    let pairs: Vec<_> = names.iter().map(|name| (name, &value)).collect();
                     bucket.set_many(&pairs).map_err(failed)?;
                     log.pairs.entry(key).or_default().push((span(now()), true, number));
                 } else {
                     let found = bucket.get_many(&names).map_err(failed)?;
-                    if found[0].as_deref() != found[1].as_deref() {
-                        return Err("a read of two keys shows half a batch".to_owned());
+                    if found.iter().any(|other| other.as_deref() != found[0].as_deref()) {
+                        return Err("a read of several keys shows half a batch".to_owned());
                     }
-                    if let Some(bytes) = found[0].as_deref().and_then(|found| found.try_into().ok()) {
+                    if let Some(bytes) = found[0].as_deref().and_then(|found| found.get(..8)?.try_into().ok()) {
                         log.pairs.entry(key).or_default().push((span(now()), false, u64::from_le_bytes(bytes)));
                     }
                 }
@@ -230,7 +238,7 @@ fn in_order(all: &[Seen]) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether no read of a pair shows what had surely been written over, or not yet been written.
+/// Whether no read of a batch shows what had surely been written over, or not yet been written.
 fn not_stale(all: &[(Span, bool, u64)]) -> Result<(), String> {
     let writes: BTreeMap<u64, Span> =
         all.iter().filter(|(_, write, _)| *write).map(|(span, _, n)| (*n, *span)).collect();
