@@ -45,13 +45,18 @@ impl Batch {
     pub fn is_empty(&self) -> bool {
         self.writes.is_empty()
     }
+
+    /// Whether all of them delete.
+    pub(crate) fn frees(&self) -> bool {
+        self.writes.iter().all(|(.., value)| value.is_none())
+    }
 }
 
 impl Store {
-    /// As [`Store::commit`], without waiting for the disk.
+    /// As [`Store::commit`], without waiting for the disk, and without waiting for space.
     ///
     /// # Errors
-    /// As [`Store::commit`]; a failing disk shows in the [`Commit`].
+    /// As [`Store::commit`]; a failing disk shows in the [`Commit`]. `NoSpace` as of [`Bucket::start_delete`].
     pub fn start_commit(&self, batch: &Batch) -> Result<Commit<()>> {
         let mut writes = Vec::with_capacity(batch.writes.len());
         for (bucket, key, value) in &batch.writes {
@@ -67,9 +72,7 @@ impl Store {
     }
 
     fn write_many(&self, writes: &[Write<'_>], durability: Durability) -> Result<Told<u64>> {
-        let write = || self.0.commits.write_batch(writes, durability);
-        let frees = writes.iter().all(|write| write.value.is_none());
-        if frees { self.free(write) } else { write().inspect_err(|e| self.see_to(e)) }
+        self.0.commits.write_batch(writes, durability).inspect_err(|e| self.see_to(e))
     }
 }
 
@@ -138,18 +141,19 @@ impl Bucket {
         self.begin_many(&writes)
     }
 
-    /// Deletes many keys as one commit. Absent ones are skipped, an empty list does nothing.
+    /// Deletes many keys as one commit. Absent ones are skipped, an empty list does nothing. On a full disk it waits as
+    /// [`Bucket::delete`] does.
     ///
     /// # Errors
     /// As [`Bucket::set_many`].
     pub fn delete_many<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<()> {
-        self.finish(self.begin_delete_many(keys)?)
+        self.finish(self.store.free(|| self.begin_delete_many(keys))?)
     }
 
-    /// As [`Bucket::delete_many`], without waiting for the disk.
+    /// As [`Bucket::delete_many`], without waiting for the disk, and without waiting for space.
     ///
     /// # Errors
-    /// As [`Bucket::start_set`].
+    /// As [`Bucket::start_delete`].
     pub fn start_delete_many<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Commit<()>> {
         Ok(self.start(self.begin_delete_many(keys)?))
     }

@@ -146,29 +146,28 @@ impl Bucket {
         self.store.0.commits.set(record, self.durability).inspect_err(|e| self.store.see_to(e))
     }
 
-    /// Deletes a key; `false` if it had no value, and then nothing is written.
+    /// Deletes a key; `false` if it had no value, and then nothing is written. Where the disk is full it waits for the cleaner
+    /// to make space, for some seconds at most.
     ///
     /// # Errors
     /// As [`Bucket::set`].
     #[inline]
     pub fn delete(&self, key: &[u8]) -> Result<bool> {
-        self.finish(self.begin_delete(key)?)
+        self.finish(self.store.free(|| self.begin_delete(key))?)
     }
 
-    /// As [`Bucket::delete`], without waiting for the disk.
+    /// As [`Bucket::delete`], without waiting for the disk, and without waiting for space.
     ///
     /// # Errors
-    /// As [`Bucket::start_set`].
+    /// As [`Bucket::start_set`]; `NoSpace` also where the cleaner is at work on it: the same delete may be made a moment later.
     pub fn start_delete(&self, key: &[u8]) -> Result<Commit<bool>> {
         Ok(self.start(self.begin_delete(key)?))
     }
 
     fn begin_delete(&self, key: &[u8]) -> Result<Told<bool>> {
-        let told = self.store.free(|| {
-            self.write(key, |found| match found {
-                None => Ok(Decision::Keep(())),
-                Some(_) => Ok(Decision::Write(Record::delete(self.entry.id, key))),
-            })
+        let told = self.write(key, |found| match found {
+            None => Ok(Decision::Keep(())),
+            Some(_) => Ok(Decision::Write(Record::delete(self.entry.id, key))),
         })?;
         Ok(told.map(|outcome| matches!(outcome, Outcome::Written(_))))
     }
@@ -244,7 +243,8 @@ impl Store {
         }
     }
 
-    /// Makes a write that frees space. Where the disk is full it waits, a while, until the cleaner has made some for it.
+    /// Makes a write that frees space. Where the disk is full the calling thread waits, a while, until the cleaner has made some for it:
+    /// not for calls that are only to be started.
     #[inline]
     pub(crate) fn free<T>(&self, attempt: impl Fn() -> Result<T>) -> Result<T> {
         match attempt() {
@@ -258,16 +258,20 @@ impl Store {
         let begun = Stopwatch::start();
         // What the cleaner said first may be of a time before.
         let mut hopeless = 0;
-        while self.has_worker() && hopeless < 2 && Duration::from_micros(begun.us()) < FREE_WAIT {
+        let done = loop {
+            if !self.has_worker() || hopeless == 2 || Duration::from_micros(begun.us()) >= FREE_WAIT {
+                break Err(full);
+            }
             self.see_to(&full);
             pause(FREE_LOOK);
             hopeless += u32::from(self.0.commits.log.is_hopeless());
             match attempt() {
                 Err(e) if e.kind() == ErrorKind::NoSpace => full = e,
-                done => return done,
+                done => break done,
             }
-        }
-        Err(full)
+        };
+        self.0.commits.counters.pause_us.add_us(&begun);
+        done
     }
 
     /// After a write, which is `visible` by now or will be behind a sync: wakes the background thread if there is work for it,

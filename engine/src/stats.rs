@@ -37,7 +37,7 @@ pub struct Stats {
     pub sync_us: Histogram,
     /// Since the open: microseconds that a writer waited for the disk.
     pub wait_us: Histogram,
-    /// Since the open: microseconds that a writer was made to pause because cleaning lagged behind.
+    /// Since the open: microseconds that a writer was made to pause because cleaning lagged behind, and a delete on a full disk.
     pub pause_us: Histogram,
     /// Since the open: segments that cleaning has given up, by their bytes of log.
     pub cleaned_bytes: Histogram,

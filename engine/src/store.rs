@@ -209,13 +209,15 @@ impl Store {
     }
 
     /// Applies all writes of a batch as one commit: all or nothing, across buckets, for readers and across a crash. Of
-    /// several writes to one key the last wins. Returns when the batch is as durable as the store's option says.
+    /// several writes to one key the last wins. Returns when the batch is as durable as the store's option says. A batch of
+    /// deletes alone waits on a full disk as [`Bucket::delete`] does.
     ///
     /// # Errors
     /// `Invalid` if a limit is passed or a bucket is of another store; as a write otherwise. Nothing is applied then,
     /// except that an `Indeterminate` commit is decided by the next open.
     pub fn commit(&self, batch: &Batch) -> Result<()> {
-        self.start_commit(batch)?.wait()
+        let start = || self.start_commit(batch);
+        if batch.frees() { self.free(start)?.wait() } else { start()?.wait() }
     }
 
     /// Waits until every commit acknowledged so far survives a power cut.

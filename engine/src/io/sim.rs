@@ -850,7 +850,8 @@ impl World {
                     let within = |(from, to): &(u64, u64)| *from >= second && *to <= third;
                     named.retain(|(tag, n), _| *tag != 6 || !covers.get(n).is_some_and(within));
                     covers.insert(number, (second, third));
-                    if new {
+                    // Of the log's first byte alone: a number that was given up, and is again in the edit behind.
+                    if new && (second, third) != (0, 1) {
                         named.insert((6, number), (run::format::file_name(number), u64::MAX));
                     }
                 }

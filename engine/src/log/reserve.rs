@@ -8,8 +8,9 @@
 //! | growth  | what deletes may need, and not if it *owes* (is made of a reserve   | the disk, if the reserve is whole         |
 //! |         | that is not whole again)                                           |                                          |
 //! | deletes | its end; where it owes and no file is left, half of it, and not     | the disk, or the reserve but for one file |
-//! |         | what the cleaner has yet to move                                   |                                          |
-//! | cleaner | its end                                                            | the disk, or the reserve                  |
+//! |         | what the cleaner has yet to move, but a sixteenth in any case      |                                          |
+//! | cleaner | its end; where no more than one file is left, not the sixteenth    | the disk, or the reserve                  |
+//! |         | that deletes have                                                  |                                          |
 //!
 //! A store is *starved* when somebody got no space. The cleaner then takes the segment with most to gain, if it has counted that what
 //! lives there, as it will be written, fits into what is left; the file that it empties goes into the reserve first. Each segment that is
@@ -59,6 +60,11 @@ pub(super) fn segment_bytes_on(disk: Option<Space>) -> u64 {
     })
 }
 
+/// What is left of the part that deletes have of a segment which is the last that there is of the reserve.
+fn left_for_deletes(segment: &Segment) -> u64 {
+    (segment.kept_bytes() / 2).saturating_sub(segment.tombstone_bytes())
+}
+
 impl Log {
     /// Whether somebody got no space, and nothing is known to have changed since.
     pub(crate) fn is_starved(&self) -> bool {
@@ -98,6 +104,7 @@ impl Log {
                 Ok(segment.kept_bytes())
             }
             Purpose::Freeing if self.reserved_files() > 0 => Ok(0),
+            Purpose::Freeing if self.owes() && bytes <= left_for_deletes(segment) => Ok(0),
             Purpose::Freeing => {
                 let half = if self.owes() { segment.header.capacity / 2 } else { 0 };
                 let kept = half.max(self.to_move.load(Ordering::Relaxed));
@@ -118,9 +125,15 @@ impl Log {
         }
     }
 
+    /// What deletes alone may have, where the cleaner has the last of the reserve, or will.
     fn kept_from_cleaner(&self, segment: &Segment) -> u64 {
-        let has_more = self.reserved_files() > 0 || self.owes() || self.grow.lock().next.is_some();
-        if has_more { 0 } else { segment.kept_bytes() / 2 }
+        if self.reserved_files() > 1 || self.grow.lock().next.is_some() {
+            0
+        } else if self.owes() {
+            left_for_deletes(segment)
+        } else {
+            segment.kept_bytes() / 2
+        }
     }
 
     /// How much the cleaner may be about to move, in a starved store: all of it fits into the active segment, the next one or a file of the
@@ -129,6 +142,8 @@ impl Log {
         let active = self.active.load(guard);
         let next = self.grow.lock().next.clone();
         let file = self.reserve.lock().iter().map(|spare| spare.header.capacity).max();
+        // As of `kept_from_cleaner`, of one that is to become the active segment.
+        let kept_then = |capacity: u64| if self.reserved_files() > 1 { 0 } else { capacity / 16 };
         let left = |segment: &Segment, kept: u64| {
             let capacity = segment.header.capacity;
             if file.is_none() && segment.region.limit() < capacity {
@@ -139,8 +154,8 @@ impl Log {
             segment.region.limit().saturating_sub(segment.region.reserved() + kept)
         };
         left(active, self.kept_from_cleaner(active))
-            .max(next.map_or(0, |next| left(&next, 0)))
-            .max(file.unwrap_or(0).saturating_sub(HEADER_BYTES))
+            .max(next.map_or(0, |next| left(&next, kept_then(next.header.capacity))))
+            .max(file.map_or(0, |capacity| capacity - HEADER_BYTES - kept_then(capacity)))
     }
 
     /// The cleaner is about to move so many bytes: deletes do not take the space for them.

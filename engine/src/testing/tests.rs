@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use super::counts::Counts;
+use super::counts::{Case, Counts};
 use super::model;
 use crate::io::sim::{Failure, Fault, Image, Platter, SimDisk, Variant};
 use crate::io::{Disk, write_full};
-use crate::manifest::Manifest;
-use crate::manifest::edit::Edit;
+use crate::manifest::edit::{EDIT_BYTES, Edit};
 use crate::manifest::superblock::{self, Superblock};
+use crate::manifest::{Manifest, State};
 use crate::worker::Jobs;
-use crate::{Durability, ErrorKind, Options, Store};
+use crate::{Batch, Durability, ErrorKind, Options, Store};
 
 fn options() -> Options {
     Options { segment_bytes_max: 4096, ..Options::new() }
@@ -272,6 +272,64 @@ fn a_disk_full_to_the_last_byte_is_emptied_by_what_is_dropped() {
 fn a_disk_that_is_full_of_what_lives_is_emptied_by_scattered_deletes() {
     for seed in 0..2 {
         assert_eq!(super::full::fill_and_empty(seed, &mut Counts::default()), Ok(None), "seed {seed}");
+    }
+}
+
+/// The cleaner took the last of the space that there was, also what deletes should have had of it.
+#[test]
+fn a_delete_finds_space_where_others_fill_the_disk_of_a_small_store() {
+    let cases: [(u64, &[u32], &str); 2] =
+        [(9000, &[0, 5, 6, 7, 9, 11, 13, 14, 18, 19, 25, 29], "6411"), (9002, &[4, 7, 10, 11, 13, 14, 19], "5900")];
+    for (seed, calls, at) in cases {
+        let case = Case { calls: Some(calls.to_vec()), at: Some(at.to_owned()) };
+        let full = super::faults::full(seed, 1, &case);
+        assert!(full.is_ok(), "{full:?}");
+    }
+}
+
+/// It held the thread of whoever only wanted to start it, for seconds.
+#[test]
+fn a_delete_that_is_only_started_does_not_wait_for_space() {
+    let (disk, store) = new();
+    let bucket = store.bucket("b").unwrap().with_durability(Durability::Os);
+    let full = (0..200u32).find_map(|key| {
+        // Two segments, of which none gets nearly empty.
+        if key == 100 {
+            disk.set_quota(Some(disk.used_bytes()));
+        }
+        bucket.set(&key.to_le_bytes(), &[1; 40]).err()
+    });
+    assert_eq!(full.unwrap().kind(), ErrorKind::NoSpace);
+    store.start_worker().unwrap();
+    let pauses = || store.stats().pause_us.count();
+    let refused = (0..60u32).find(|key| bucket.start_delete(&key.to_le_bytes()).is_err()).unwrap();
+    let key = refused.to_le_bytes();
+    assert_eq!(bucket.start_delete(&key).unwrap_err().kind(), ErrorKind::NoSpace);
+    assert_eq!(bucket.start_delete_many(&[key]).unwrap_err().kind(), ErrorKind::NoSpace);
+    let mut batch = Batch::new();
+    batch.delete(&bucket, &key);
+    assert_eq!(store.start_commit(&batch).unwrap_err().kind(), ErrorKind::NoSpace);
+    assert_eq!(pauses(), 0);
+    assert_eq!(bucket.delete(&key).unwrap_err().kind(), ErrorKind::NoSpace);
+    assert_eq!(bucket.delete_many(&[key]).unwrap_err().kind(), ErrorKind::NoSpace);
+    assert_eq!(store.commit(&batch).unwrap_err().kind(), ErrorKind::NoSpace);
+    assert_eq!(pauses(), 3);
+    disk.set_quota(None);
+    assert!(bucket.delete(&key).unwrap());
+}
+
+/// The simulation took a number that is given up for a run that should be there, where the disk had space for half of the new manifest.
+#[test]
+fn a_run_that_is_given_up_need_not_be_there() {
+    let superblock =
+        Superblock { compat: 0, ro_compat: 0, incompat: 0, store: 1, hash_seed: 1, generation: 1, manifest: 1 };
+    let state = State { next_run: 8, ..State::default() };
+    for bytes in 1..2 * EDIT_BYTES as u64 {
+        let disk = SimDisk::new(Image::new(), 1);
+        disk.set_quota(Some(bytes));
+        let made = Manifest::create(Arc::new(disk.clone()), superblock, state.clone());
+        assert_eq!(made.unwrap_err().kind(), ErrorKind::NoSpace);
+        assert_eq!(disk.violation(), None, "space for {bytes} bytes");
     }
 }
 
