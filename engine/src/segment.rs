@@ -41,6 +41,8 @@ use crate::seeded::{Bug, seeded};
 pub(crate) const HEADER_BYTES: u64 = 72;
 /// Bytes of the header that are written when the segment becomes the active one.
 pub(crate) const LINK_BYTES: u64 = 16;
+/// So many bytes are synced as [`Region::write_back`] does: their pages are let go of first.
+const MANY_BYTES: u64 = 1 << 20;
 const STATIC_BYTES: u64 = HEADER_BYTES - LINK_BYTES;
 const MAGIC: &[u8; 8] = b"kvasilog";
 const FORMAT: u32 = 1;
@@ -392,8 +394,11 @@ impl Segment {
             return self.sync_again();
         }
         let start = from.saturating_sub(self.header.base).min(end);
-        if start < end && !seeded(Bug::NoLogSync) {
-            self.region.sync(start..end)?;
+        match end - start {
+            _ if seeded(Bug::NoLogSync) => {}
+            0 => {}
+            MANY_BYTES.. => self.region.write_back(start..end)?,
+            _ => self.region.sync(start..end)?,
         }
         Ok(self.position(end))
     }

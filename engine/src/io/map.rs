@@ -829,15 +829,17 @@ impl Region {
         let _ = range;
     }
 
-    /// As [`Region::sync`] of a range that begins and ends at pages, of a region that takes no more there.
+    /// As [`Region::sync`] of many bytes, all of them published.
     ///
     /// The system, before it writes a page, takes the right to write it from every mapping, and tells the other processors of
     /// each page by itself: that costs more than all else, and interrupts whoever reads and writes meanwhile. So the pages
     /// are let go of first, all at once, and are made present again after.
     pub(crate) fn write_back(&self, range: Range<u64>) -> io::Result<()> {
-        self.let_go(&range);
-        let synced = self.sync(range.clone());
-        self.read_ahead(range.start, range.end);
+        // Others may be appending to the page where the range ends.
+        let pages = range.start.next_multiple_of(4096)..range.end - range.end % 4096;
+        self.let_go(&pages);
+        let synced = self.sync(range);
+        self.read_ahead(pages.start, pages.end);
         synced
     }
 
@@ -855,6 +857,7 @@ impl Region {
     fn let_go(&self, range: &Range<u64>) {
         if let Memory::Mapped(map) = &self.memory
             && map.of_file
+            && range.start < range.end
         {
             let (at, len) = (range.start as usize, (range.end - range.start) as usize);
             // SAFETY: the mapping is a shared one of a file (rule 7): its bytes are the system's, who reads or writes one
