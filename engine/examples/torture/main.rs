@@ -5,6 +5,7 @@
 //! line that replays it, and exits with 1. `torture collect` adds up what `--json` has written.
 #![allow(clippy::disallowed_methods, reason = "a command: it has a clock and writes its report")]
 
+mod bursts;
 mod full;
 mod hunt;
 mod kill;
@@ -87,6 +88,8 @@ enum What {
     },
     /// Fill the file system that `--dir` is on, which should be a small one, and see that deletes make it usable again
     FullDisk(InDir),
+    /// Write in bursts, with rests between them and values up to megabytes, beside the background threads
+    Bursts(InDir),
     /// Run everything at once for long: nothing may grow that should not
     Soak(InDir),
     /// Put faults into the engine, one at a time, and see which campaign finds each
@@ -263,6 +266,11 @@ fn run(what: &What) -> Result<(), String> {
             let (limits, dir) = (Limits { threads: 1, ..how.limits() }, in_dir.dir());
             let outcome = drive::drive(&limits, "rounds", None, |seed, _| full::round(seed, &dir));
             tell("full-disk", "rounds", how, &outcome)
+        }
+        What::Bursts(in_dir @ InDir { how, .. }) => {
+            let dir = in_dir.dir();
+            let outcome = drive::drive(&how.limits(), "rounds", None, |seed, _| bursts::round(seed, &dir));
+            tell("bursts", "rounds", how, &outcome)
         }
         What::Soak(in_dir @ InDir { how, .. }) => {
             let dir = in_dir.dir();
