@@ -12,6 +12,7 @@ mod kill;
 mod memory;
 mod model;
 mod report;
+mod small_memory;
 mod soak;
 
 use std::path::PathBuf;
@@ -90,6 +91,19 @@ enum What {
     FullDisk(InDir),
     /// Write in bursts, with rests between them and values up to megabytes, beside the background threads
     Bursts(InDir),
+    /// Write and read stores larger than the memory that a control group allows, and have the kernel kill processes for want of it
+    SmallMemory {
+        #[command(flatten)]
+        in_dir: InDir,
+        /// The control group, which limits memory
+        #[arg(long)]
+        group: PathBuf,
+        /// Size of a store
+        #[arg(long, default_value_t = 400)]
+        mebibytes: u64,
+    },
+    #[command(hide = true)]
+    SmallMemoryChild(small_memory::Child),
     /// Run everything at once for long: nothing may grow that should not
     Soak(InDir),
     /// Put faults into the engine, one at a time, and see which campaign finds each
@@ -272,6 +286,13 @@ fn run(what: &What) -> Result<(), String> {
             let outcome = drive::drive(&how.limits(), "rounds", None, |seed, _| bursts::round(seed, &dir));
             tell("bursts", "rounds", how, &outcome)
         }
+        What::SmallMemory { in_dir: in_dir @ InDir { how, .. }, group, mebibytes } => {
+            let (limits, dir, bytes) = (Limits { threads: 1, ..how.limits() }, in_dir.dir(), mebibytes << 20);
+            let round = |seed, _| small_memory::round(seed, &dir, group, bytes);
+            let outcome = drive::drive(&limits, "kills", None, round);
+            tell("small-memory", "kills", how, &outcome)
+        }
+        What::SmallMemoryChild(child) => small_memory::child(child),
         What::Soak(in_dir @ InDir { how, .. }) => {
             let dir = in_dir.dir();
             let outcome =
