@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use crossbeam_epoch::{self as epoch, Guard};
 
+use crate::catalogue::CATALOGUE;
 use crate::commit::Commits;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::record::{Defect, Kind, Record};
@@ -351,7 +352,7 @@ fn bytes_to_move(commits: &Commits, at: &Cleaning, guard: &Guard) -> Result<u64>
                 let moved = Record { moved: Some(version), member: false, mark: None, ..record };
                 if expired { tombstone.bytes() } else { moved.bytes() }
             }
-            Kind::Delete if !oldest => tombstone.bytes(),
+            Kind::Delete if !oldest || commits.is_for_checkpoint(&record, version) => tombstone.bytes(),
             _ => 0,
         };
         offset += bytes;
@@ -454,6 +455,13 @@ impl Commits {
         Ok(appended)
     }
 
+    /// Whether the record drops a bucket that the checkpoint still knows, and knows by its name: no segment has to be there for that.
+    fn is_for_checkpoint(&self, record: &Record<'_>, version: u64) -> bool {
+        record.bucket == CATALOGUE
+            && record.kind == Kind::Delete
+            && self.log.checkpoint().0.is_some_and(|checkpoint| checkpoint.from <= version)
+    }
+
     /// Writes the record at `offset` of `segment` again if it still counts.
     fn move_record(
         &self,
@@ -499,7 +507,7 @@ impl Commits {
                 }
                 segment.sub_live(record.bytes());
             }
-            _ if oldest || seeded(Bug::TombstoneDropped) => {}
+            _ if oldest && !self.is_for_checkpoint(record, version) || seeded(Bug::TombstoneDropped) => {}
             _ => {
                 let mut newer = None;
                 shard

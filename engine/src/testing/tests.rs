@@ -318,6 +318,15 @@ fn a_delete_that_is_only_started_does_not_wait_for_space() {
     assert!(bucket.delete(&key).unwrap());
 }
 
+/// The cleaner let go of the tombstones of two buckets that the checkpoint named: they were there again after the next crash.
+#[test]
+fn a_bucket_that_was_dropped_after_a_checkpoint_stays_dropped() {
+    let calls = (7..=16).chain([20]).chain(22..=26).chain([28]).collect();
+    let case = Case { calls: Some(calls), at: Some("69:NoSpace:once".to_owned()) };
+    let errors = super::faults::errors(5_020_000_000_011, 1, &case);
+    assert!(errors.is_ok(), "{errors:?}");
+}
+
 /// The simulation took a number that is given up for a run that should be there, where the disk had space for half of the new manifest.
 #[test]
 fn a_run_that_is_given_up_need_not_be_there() {
