@@ -24,20 +24,20 @@ fn ops(default: u64) -> u64 {
 
 #[test]
 fn agrees_with_a_map_in_memory() {
-    run(Durability::Ephemeral, ops(60_000));
+    run(Durability::Ephemeral, ops(100_000));
 }
 
 #[test]
 fn agrees_with_a_map_on_disk() {
-    run(Durability::Os, ops(60_000));
+    run(Durability::Os, ops(100_000));
 }
 
 #[test]
 fn agrees_with_a_map_when_every_write_is_synced() {
-    run(Durability::Sync, ops(60_000) / 100);
+    run(Durability::Sync, ops(100_000) / 100);
 }
 
 #[test]
 fn agrees_with_a_map_when_synced_in_intervals() {
-    run(Durability::INTERVAL, ops(60_000) / 10);
+    run(Durability::INTERVAL, ops(100_000) / 10);
 }

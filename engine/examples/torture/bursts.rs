@@ -11,6 +11,8 @@ use std::time::Duration;
 use kvasi::testing::counts::{Case, Counts, Violation};
 use kvasi::{Bucket, Durability, Options, Store};
 
+use crate::dice::Dice;
+
 const THREADS: u64 = 3;
 /// Keys of a thread.
 const KEYS: u64 = 40;
@@ -19,19 +21,6 @@ const BURSTS: u64 = 25;
 const BURST_BYTES: u64 = 6 << 20;
 /// A round takes some seconds; on a slow disk, with all else beside it, some ten.
 const PATIENCE: Duration = Duration::from_secs(300);
-
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n
-    }
-
-    fn one_of<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len() as u64) as usize]
-    }
-}
 
 /// What the `n`-th write of a key stores: told by its beginning, its length and every byte of the rest.
 fn value(key: u64, n: u64, bytes: usize) -> Vec<u8> {
@@ -56,7 +45,8 @@ fn check(bucket: &Bucket, key: u64, holds: Option<(u64, usize)>) -> Result<(), S
     if as_it_should { Ok(()) } else { Err(format!("key {key} should hold {holds:?}, and {len:?} bytes are there")) }
 }
 
-fn writer(bucket: &Bucket, thread: u64, seed: u64, writes: &mut u64) -> Result<Holds, String> {
+/// What a thread's keys hold in the end, and how many it has written or looked at.
+fn writer(bucket: &Bucket, thread: u64, seed: u64) -> Result<(Holds, u64), String> {
     let failed = |e: kvasi::Error| format!("{e:?}");
     let mut dice = Dice(seed * THREADS + thread);
     let mut holds = Holds::new();
@@ -95,8 +85,7 @@ fn writer(bucket: &Bucket, thread: u64, seed: u64, writes: &mut u64) -> Result<H
         }
         sleep(Duration::from_millis(dice.one_of(&[0, 1, 15, 25, 45, 130])));
     }
-    *writes = n;
-    Ok(holds)
+    Ok((holds, n))
 }
 
 fn work(seed: u64, path: &Path) -> Result<Counts, String> {
@@ -111,20 +100,15 @@ fn work(seed: u64, path: &Path) -> Result<Counts, String> {
         let store = Store::open(path, options.clone()).map_err(failed)?;
         let bucket = store.bucket("b").map_err(failed)?;
         let results: Vec<_> = std::thread::scope(|scope| {
-            let write = |thread| {
-                let bucket = &bucket;
-                move || {
-                    let mut writes = 0;
-                    writer(bucket, thread, seed, &mut writes).map(|holds| (holds, writes))
-                }
-            };
-            let threads: Vec<_> = (0..THREADS).map(|thread| scope.spawn(write(thread))).collect();
+            let bucket = &bucket;
+            let threads: Vec<_> =
+                (0..THREADS).map(|thread| scope.spawn(move || writer(bucket, thread, seed))).collect();
             threads.into_iter().map(|thread| thread.join().map_err(|_| "a panic".to_owned())?).collect()
         });
         for result in results {
-            let (holds, writes) = result?;
+            let (holds, keys) = result?;
             told.extend(holds);
-            counts.add("writes", writes);
+            counts.add("keys", keys);
         }
         told.iter().try_for_each(|(&key, &holds)| check(&bucket, key, holds))?;
         store.close().map_err(failed)?;

@@ -15,6 +15,8 @@ use kvasi::testing::collect_garbage;
 use kvasi::testing::counts::{Case, Counts, Violation};
 use kvasi::{Durability, Options, Store};
 
+use crate::dice::Dice;
+
 const THREADS: u64 = 8;
 /// Keys of a thread; it writes them in turn.
 const KEYS: u64 = 20;
@@ -94,15 +96,10 @@ struct Kill<'a> {
     fault: Option<&'a str>,
     told: Told,
     counts: Counts,
-    random: u64,
+    dice: Dice,
 }
 
 impl Kill<'_> {
-    fn random(&mut self, below: u64) -> u64 {
-        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.random >> 33) % below
-    }
-
     fn start(&self, from: u64) -> Result<Child, String> {
         let me = std::env::current_exe().map_err(|e| e.to_string())?;
         let mut command = Command::new(me);
@@ -208,16 +205,16 @@ pub(crate) fn round(seed: u64, base: &Path, cut: Option<Cut<'_>>, fault: Option<
     let dir = base.join(format!("kvasi-kill-{}-{seed}", std::process::id()));
     let fail = |what: String| Violation { seed, case: Case::default(), what };
     let (told, counts) = (Told::default(), Counts::default());
-    let mut kill = Kill { dir: dir.clone(), seed, cut, fault, told, counts, random: seed };
+    let mut kill = Kill { dir: dir.clone(), seed, cut, fault, told, counts, dice: Dice(seed) };
     let mut from = 1;
     let mut begun = 0;
     for _ in 0..10 {
-        let lives = Duration::from_millis(15 + kill.random(60));
+        let lives = Duration::from_millis(15 + kill.dice.below(60));
         kill.run(from, lives).map_err(&fail)?;
         begun += THREADS;
-        if kill.random(5) == 0 {
+        if kill.dice.below(5) == 0 {
             // Again, while it opens the store.
-            let lives = Duration::from_micros(500 + kill.random(6000));
+            let lives = Duration::from_micros(500 + kill.dice.below(6000));
             // What was under way has at most the number after the last.
             let most = kill.told.most() + 2;
             kill.run(most, lives).map_err(&fail)?;

@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "a command: it has a clock and writes its report")]
 
 mod bursts;
+mod dice;
 mod full;
 mod hunt;
 mod kill;

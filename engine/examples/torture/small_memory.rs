@@ -14,6 +14,8 @@ use kvasi::testing::collect_garbage;
 use kvasi::testing::counts::{Case, Counts, Violation};
 use kvasi::{Access, Bucket, Durability, Options, Store};
 
+use crate::dice::Dice;
+
 const VALUE_BYTES: usize = 4_000;
 /// Each writes keys of its own.
 const THREADS: u64 = 2;
@@ -49,16 +51,6 @@ fn options(seed: u64) -> Options {
         0 => options.access(Access::Mapped),
         // What is written to, and what was read, is memory of the process here: of the order of these two.
         _ => options.access(Access::Unmapped).segment_bytes_max(4 << 20).read_bytes_max(8 << 20),
-    }
-}
-
-/// A generator as in `kill`.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n
     }
 }
 
@@ -108,7 +100,7 @@ pub(crate) fn child(child: &Child) -> Result<(), String> {
 }
 
 fn work(bucket: &Bucket, seed: u64, keys: u64, thread: u64, from: u64) -> Result<(), String> {
-    let mut random = Random(seed ^ from << 20 ^ thread << 50);
+    let mut random = Dice(seed ^ from << 20 ^ thread << 50);
     let calls = 1 + random.below(CALLS_MAX);
     let mut written = std::collections::BTreeMap::new();
     let (mut n, mut taken) = (from, Vec::new());
