@@ -104,10 +104,10 @@ impl Bucket {
         commits.directory.snapshot(&mut seen, |seen| {
             answers.clear();
             for (keys, seen) in keys.chunks(PREFETCHED).zip(seen.chunks(PREFETCHED)) {
-                let homes = commits.fetch(seen.iter().map(|seen| seen.hash), guard);
-                for (key, home) in keys.iter().zip(homes) {
+                let looked = commits.fetch(seen.iter().map(|seen| seen.hash), guard);
+                for (key, looked) in keys.iter().zip(looked) {
                     let mut found = None;
-                    commits.look_up_at(home, self.entry.id, key.as_ref(), guard, &mut found)?;
+                    commits.look_up_at(looked, self.entry.id, key.as_ref(), guard, &mut found)?;
                     answers.push(make(answers.len(), found.as_ref().map(|found| Value::new(found, guard))));
                 }
             }

@@ -61,9 +61,11 @@ impl Bucket {
     #[inline]
     pub fn get(&self, key: &[u8]) -> Result<Option<Value>> {
         self.entry.check()?;
-        let guard = &epoch::pin();
         let (commits, mut found) = (&self.store.0.commits, None);
-        commits.look_up(commits.hash(self.entry.id, key), self.entry.id, key, guard, &mut found)?;
+        let hash = commits.hash(self.entry.id, key);
+        commits.directory.approach(hash);
+        let guard = &epoch::pin();
+        commits.look_up(hash, self.entry.id, key, guard, &mut found)?;
         Ok(found.as_ref().map(|found| Value::new(found, guard)))
     }
 
@@ -90,8 +92,11 @@ impl Bucket {
     #[inline]
     pub fn exists(&self, key: &[u8]) -> Result<bool> {
         self.entry.check()?;
+        let commits = &self.store.0.commits;
+        let hash = commits.hash(self.entry.id, key);
+        commits.directory.approach(hash);
         let guard = &epoch::pin();
-        Ok(self.store.0.commits.get(self.entry.id, key, guard)?.is_some())
+        Ok(commits.get_hashed(hash, self.entry.id, key, guard)?.is_some())
     }
 
     /// Sets a key; the version of this write.

@@ -22,7 +22,7 @@ use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::catalogue::{CATALOGUE, Catalogue};
-use crate::directory::{Directory, Home, PendingWrite, Place, ShardGuard, ShardGuards};
+use crate::directory::{Directory, Home, Looked, PendingWrite, Place, ShardGuard, ShardGuards};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::KeyIndex;
 use crate::io::Stopwatch;
@@ -269,21 +269,21 @@ impl Commits {
         guard: &'g Guard,
         found: &mut Option<Found<'g>>,
     ) -> Result<()> {
-        self.look_up_at(self.directory.home(hash, guard), bucket, key, guard, found)
+        self.look_up_at(self.directory.home(hash, guard).look(), bucket, key, guard, found)
     }
 
-    /// As [`Commits::look_up`], of a key whose home is known.
+    /// As [`Commits::look_up`], of a key whose line was looked at.
     #[inline(always)]
     pub(crate) fn look_up_at<'g>(
         &'g self,
-        home: Home<'g>,
+        looked: Looked<'g>,
         bucket: u64,
         key: &[u8],
         guard: &'g Guard,
         found: &mut Option<Found<'g>>,
     ) -> Result<()> {
         let mut damage = None;
-        home.find(|place| pass_by(self.is_key(place, bucket, key, guard, found), &mut damage))?;
+        looked.find(|place| pass_by(self.is_key(place, bucket, key, guard, found), &mut damage))?;
         if let Some(damage) = damage.filter(|_| found.is_none()) {
             return Err(damage);
         }
@@ -294,23 +294,25 @@ impl Commits {
     }
 
     /// Asks for the memory that looking at these keys takes: of all of them at once, where one look after another would wait
-    /// for each. For [`PREFETCHED`] keys at most, lest the first are gone from the cache when the last are asked for. Gives their homes.
+    /// for each. For [`PREFETCHED`] keys at most, lest the first are gone from the cache when the last are asked for. Gives what was seen of
+    /// their lines.
     #[inline]
     pub(crate) fn fetch<'g>(
         &'g self,
         hashes: impl Iterator<Item = u64>,
         guard: &'g Guard,
-    ) -> SmallVec<[Home<'g>; PREFETCHED]> {
+    ) -> SmallVec<[Looked<'g>; PREFETCHED]> {
         let homes: SmallVec<[Home<'g>; PREFETCHED]> = hashes.map(|hash| self.directory.home(hash, guard)).collect();
         homes.iter().for_each(Home::fetch);
-        homes.iter().flat_map(Home::candidates).for_each(|place| self.log.prefetch(place, guard));
-        homes
+        let looked: SmallVec<[Looked<'g>; PREFETCHED]> = homes.into_iter().map(Home::look).collect();
+        looked.iter().flat_map(Looked::candidates).for_each(|place| self.log.prefetch(place, guard));
+        looked
     }
 
     /// As [`Commits::fetch`] of one key, whose line is at hand already.
     #[inline]
     fn prefetch_records(&self, hash: u64, guard: &Guard) {
-        self.directory.home(hash, guard).candidates().for_each(|place| self.log.prefetch(place, guard));
+        self.directory.home(hash, guard).look().candidates().for_each(|place| self.log.prefetch(place, guard));
     }
 
     /// Whether the record at `place` is of this key; keeps it in `found` if so.

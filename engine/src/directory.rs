@@ -57,6 +57,13 @@ impl<T: Send + Sync + 'static> Cell<T> {
         unsafe { self.0.load(Ordering::Acquire, guard).deref() }
     }
 
+    /// Has the present value brought near. No guard is needed: it is not looked at.
+    #[inline]
+    fn fetch(&self) {
+        // SAFETY: the pointer is not followed.
+        prefetch_at(unsafe { self.0.load(Ordering::Relaxed, epoch::unprotected()) }.as_raw());
+    }
+
     /// Puts another value; the old one goes when nobody can look at it any more.
     pub(crate) fn replace(&self, value: T, guard: &Guard) {
         let old = self.0.swap(Owned::new(value), Ordering::AcqRel, guard);
@@ -79,12 +86,18 @@ impl<T: Send + Sync + 'static> Drop for Cell<T> {
 /// once where a probe after a probe would wait for each.
 #[inline]
 pub(crate) fn prefetch<T: ?Sized>(at: &T) {
+    prefetch_at(std::ptr::from_ref(at).cast::<u8>());
+}
+
+/// As [`prefetch`], of what may be gone.
+#[inline]
+fn prefetch_at<T>(at: *const T) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    // SAFETY: a prefetch changes nothing that a program can see and cannot fault, whatever the address; this one is that
-    // of a live reference. SSE, which has the instruction, is part of every x86-64.
+    // SAFETY: a prefetch changes nothing that a program can see and cannot fault, whatever the address. SSE, which has the
+    // instruction, is part of every x86-64.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast());
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     let _ = at;
@@ -119,49 +132,55 @@ pub(crate) struct Place(pub(crate) u64);
 #[repr(align(64))]
 pub(crate) struct Line([AtomicU64; WORDS]);
 
+/// The place in a word, if that is a key with this tag.
+#[inline]
+fn place_of(word: u64, tag: u64) -> Option<Place> {
+    // With the tag gone only a place is left, if the tag was this one.
+    let place = word ^ tag;
+    (place > REMOVED && place <= PLACE_MASK).then_some(Place(place))
+}
+
 impl Line {
-    /// What the words say now, and which of them are keys with this tag.
+    /// Which of the words are keys with this tag.
     ///
     /// All are looked at, without a branch for each: in which of them a key stands is not to be foreseen, and a branch that was
     /// foreseen wrongly holds up all that depends on a line that is still under way.
     #[inline]
-    fn look(&self, tag: u64) -> Look {
-        let (mut words, mut hits) = ([0; WORDS], 0);
-        for (i, (word, there)) in words.iter_mut().zip(&self.0).enumerate() {
-            *word = there.load(Ordering::Acquire);
-            // With the tag gone only a place is left, if the tag was this one.
-            let place = *word ^ tag;
-            hits |= u32::from(place > REMOVED && place <= PLACE_MASK) << i;
+    fn look(&self, tag: u64) -> Hits {
+        let mut hits = 0;
+        for word in self.0.iter().rev() {
+            // Without regard to the two words that are no keys: `places` asks again.
+            hits = 2 * hits + u32::from(word.load(Ordering::Acquire) ^ tag <= PLACE_MASK);
         }
-        Look { words, hits }
+        Hits(hits)
     }
-}
 
-/// What was seen of a line. Gives the places of the keys with the tag that was looked for, in the order of the words.
-struct Look {
-    words: [u64; WORDS],
-    /// One bit a word: those not given yet.
-    hits: u32,
-}
-
-impl Look {
-    /// Whether the line ends a probe (invariant 2).
+    /// Whether it ends a probe (invariant 2).
     #[inline]
     fn ends(&self) -> bool {
-        self.words.contains(&0)
+        self.0.iter().any(|word| word.load(Ordering::Acquire) == 0)
     }
-}
 
-impl Iterator for Look {
-    type Item = Place;
-
+    /// The places of the keys with this tag, in the order of the words: of those that were hits, the ones that still are. A key that
+    /// is written again keeps its word, so that it is still met.
     #[inline]
-    fn next(&mut self) -> Option<Place> {
-        let word = self.words.get(self.hits.trailing_zeros() as usize)?;
-        self.hits &= self.hits - 1;
-        Some(Place(word & PLACE_MASK))
+    fn places(&self, tag: u64, mut hits: Hits) -> impl Iterator<Item = Place> {
+        std::iter::from_fn(move || {
+            loop {
+                // Asked again: to keep all words from the first look would cost more.
+                let word = self.0.get(hits.0.trailing_zeros() as usize)?.load(Ordering::Acquire);
+                hits.0 &= hits.0 - 1;
+                if let Some(place) = place_of(word, tag) {
+                    return Some(place);
+                }
+            }
+        })
     }
 }
+
+/// Words of a line, a bit each.
+#[derive(Clone, Copy)]
+struct Hits(u32);
 
 /// Bytes of a line.
 pub(crate) const LINE_BYTES: usize = size_of::<Line>();
@@ -170,16 +189,16 @@ pub(crate) const LINE_BYTES: usize = size_of::<Line>();
 #[derive(Clone)]
 pub(crate) struct Lines {
     first: NonNull<Line>,
-    len: usize,
     /// Keeps them; never looked at.
-    _owner: Owner,
+    _owner: Arc<Owner>,
+    /// Of 32 bits, and the owner behind one pointer, so that a table with its only part is one cache line.
+    len: u32,
 }
 
-#[derive(Clone)]
 #[allow(dead_code, reason = "held, never read")]
 enum Owner {
     Memory(Arc<[Line]>),
-    Room(Arc<Room>),
+    Room(Room),
     Mapped(Arc<Words>),
 }
 
@@ -194,19 +213,19 @@ impl Lines {
             return lines;
         }
         let lines: Arc<[Line]> = (0..n).map(|_| Line([const { AtomicU64::new(0) }; WORDS])).collect();
-        Lines { first: NonNull::from(&*lines).cast(), len: n, _owner: Owner::Memory(lines) }
+        Lines { first: NonNull::from(&*lines).cast(), _owner: Arc::new(Owner::Memory(lines)), len: n as u32 }
     }
 
     fn of_room(room: Room, n: usize) -> Option<Lines> {
         let (words, offset) = room.place();
         let first = Lines::first_of(words, offset, n)?;
-        Some(Lines { first, len: n, _owner: Owner::Room(Arc::new(room)) })
+        Some(Lines { first, _owner: Arc::new(Owner::Room(room)), len: u32::try_from(n).ok()? })
     }
 
     /// `n` lines that begin at byte `offset` of a mapping; `None` if there are none.
     pub(crate) fn mapped(words: &Arc<Words>, offset: usize, n: usize) -> Option<Lines> {
         let first = Lines::first_of(words, offset, n)?;
-        Some(Lines { first, len: n, _owner: Owner::Mapped(words.clone()) })
+        Some(Lines { first, _owner: Arc::new(Owner::Mapped(words.clone())), len: u32::try_from(n).ok()? })
     }
 
     /// Where `n` lines begin, if they are within.
@@ -225,7 +244,7 @@ impl Deref for Lines {
     fn deref(&self) -> &[Line] {
         // SAFETY: the owner keeps these lines for as long as `self`, at this address; a line is eight words, aligned as
         // `new` and `first_of` have seen to, and nobody has other than shared references to them.
-        unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.len) }
+        unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.len as usize) }
     }
 }
 
@@ -257,6 +276,9 @@ struct Table {
     /// The only one of a shard, up to some 6,000 keys, lies in the table: one memory miss less on the way to a key.
     parts: SmallVec<[Part; 1]>,
 }
+
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<Table>() == LINE_BYTES, "a table takes one cache line");
 
 #[repr(align(128))]
 struct Shard {
@@ -355,23 +377,26 @@ impl Part {
 
     /// The place among those with this tag that `is_it` recognises. One that it fails at may be of any key, also of one that was
     /// written again since: it counts only where nothing else is found.
+    ///
+    /// `hits` are those of the line where the probe begins.
     #[inline]
-    fn find(&self, tag: u64, mut is_it: impl FnMut(Place) -> Result<bool>) -> Result<Option<Place>> {
+    fn find(&self, tag: u64, mut hits: Hits, mut is_it: impl FnMut(Place) -> Result<bool>) -> Result<Option<Place>> {
         let mut at = self.home(tag);
         let mut failed = None;
         for _ in 0..self.lines.len() {
-            let mut seen = self.lines[at].look(tag);
-            for place in &mut seen {
+            let line = &self.lines[at];
+            for place in line.places(tag, hits) {
                 match is_it(place) {
                     Ok(true) => return Ok(Some(place)),
                     Ok(false) => {}
                     Err(e) => failed = failed.or(Some(e)),
                 }
             }
-            if seen.ends() {
+            if line.ends() {
                 break;
             }
             at = if at + 1 == self.lines.len() { 0 } else { at + 1 };
+            hits = self.lines[at].look(tag);
         }
         failed.map_or(Ok(None), Err)
     }
@@ -543,6 +568,12 @@ impl Directory {
         Home::in_table(self.tables[self.number_of(hash)].load(guard), hash)
     }
 
+    /// Has what every look-up of this hash begins with brought near.
+    #[inline]
+    pub(crate) fn approach(&self, hash: u64) {
+        self.tables[self.number_of(hash)].fetch();
+    }
+
     #[inline]
     fn shard(&self, hash: u64) -> &Shard {
         &self.shards[self.number_of(hash)]
@@ -562,7 +593,7 @@ impl Directory {
         guard: &Guard,
         is_it: impl FnMut(Place) -> Result<bool>,
     ) -> Result<Option<Place>> {
-        self.home(hash, guard).find(is_it)
+        self.home(hash, guard).look().find(is_it)
     }
 
     /// Runs `read` over several keys so that all it saw was true at one instant. `read` may run several times.
@@ -835,16 +866,32 @@ impl<'g> Home<'g> {
         prefetch(self.line());
     }
 
+    /// Looks at the line.
+    #[inline]
+    pub(crate) fn look(self) -> Looked<'g> {
+        Looked { home: self, hits: self.line().look(self.tag) }
+    }
+}
+
+/// A [`Home`] whose line was looked at. A key that came to stand there since is not met: who looks and asks in one step, or under the
+/// shard's lock, or sees by `changes` that nobody came (see [`Directory::snapshot`]), misses nothing.
+#[derive(Clone, Copy)]
+pub(crate) struct Looked<'g> {
+    home: Home<'g>,
+    hits: Hits,
+}
+
+impl Looked<'_> {
     /// The places that the line holds for the key. Only hints: the probe may go on behind it.
     #[inline]
-    pub(crate) fn candidates(&self) -> impl Iterator<Item = Place> + use<> {
-        self.line().look(self.tag)
+    pub(crate) fn candidates(&self) -> impl Iterator<Item = Place> {
+        self.home.line().places(self.home.tag, self.hits)
     }
 
     /// As [`Directory::find`].
     #[inline]
     pub(crate) fn find(&self, is_it: impl FnMut(Place) -> Result<bool>) -> Result<Option<Place>> {
-        self.part.find(self.tag, is_it)
+        self.home.part.find(self.home.tag, self.hits, is_it)
     }
 }
 
@@ -921,7 +968,7 @@ impl ShardGuard<'_> {
         guard: &Guard,
         is_it: impl FnMut(Place) -> Result<bool>,
     ) -> Result<Option<Place>> {
-        Home::in_table(self.table.load(guard), hash).find(is_it)
+        Home::in_table(self.table.load(guard), hash).look().find(is_it)
     }
 
     /// The newest place of a key, counting writes that are not durable yet.
