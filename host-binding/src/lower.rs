@@ -1,5 +1,5 @@
 //! Keys and values on their way to a guest: [`Utf8Bytes`], a counted slice of bytes known to be UTF-8, which spares keys a `String`
-//! each; and [`Found`] and [`FoundPair`], what a look-up gives.
+//! each; and [`Got`] and [`FoundPair`], what a look-up gives.
 //!
 //! Flow: a back end's buffer -> here -> guest memory, one copy. Wasmtime lowers all of these types itself, each part of an answer on
 //! its own: it finds the guest's memory again for every number that it writes, a dozen times for a pair. Here an answer's numbers are
@@ -115,10 +115,17 @@ impl Placed {
 /// Copies bytes to where the guest says.
 #[inline]
 fn place<T>(cx: &mut LowerContext<'_, T>, bytes: &[u8]) -> Result<Placed> {
+    Ok(place_and(cx, bytes)?.0)
+}
+
+/// As [`place`], and gives all of the guest's memory, for what is to be written next: to find it takes as long as to copy a short value.
+#[inline]
+fn place_and<'m, T>(cx: &'m mut LowerContext<'_, T>, bytes: &[u8]) -> Result<(Placed, &'m mut [u8])> {
     let len = u32::try_from(bytes.len())?;
     let at = cx.realloc(0, 0, 1, bytes.len())?;
-    cx.as_slice_mut()[at..][..bytes.len()].copy_from_slice(bytes);
-    Ok(Placed { at: u32::try_from(at)?, len })
+    let memory = cx.as_slice_mut();
+    memory[at..][..bytes.len()].copy_from_slice(bytes);
+    Ok((Placed { at: u32::try_from(at)?, len }, memory))
 }
 
 /// As [`place`], if the guest's strings are as ours are; `None`, and nothing done, if not.
@@ -130,24 +137,26 @@ fn place_text<T>(cx: &mut LowerContext<'_, T>, text: &str) -> Result<Option<Plac
     if plain { place(cx, text.as_bytes()).map(Some) } else { Ok(None) }
 }
 
-/// A value that was looked for. Lowers as the WIT type `option<list<u8>>`.
-pub(crate) struct Found(pub(crate) Option<Bytes>);
-
 type PlainFound = Option<Bytes>;
 
-// SAFETY: layout, ABI and type check are those of `PlainFound`, word for word, and so is every lowering below.
-unsafe impl ComponentType for Found {
-    type Lower = <PlainFound as ComponentType>::Lower;
-    const ABI: CanonicalAbiInfo = <PlainFound as ComponentType>::ABI;
+/// What a `get` came to. Lowers as the WIT type `result<option<list<u8>>, E>`.
+pub(crate) struct Got<E>(pub(crate) PlainGot<E>);
+
+type PlainGot<E> = std::result::Result<PlainFound, E>;
+
+// SAFETY: layout, ABI and type check are those of `PlainGot`, word for word, and so is every lowering below.
+unsafe impl<E: ComponentType> ComponentType for Got<E> {
+    type Lower = <PlainGot<E> as ComponentType>::Lower;
+    const ABI: CanonicalAbiInfo = <PlainGot<E> as ComponentType>::ABI;
 
     fn typecheck(ty: &InterfaceType, types: &InstanceType<'_>) -> Result<()> {
-        <PlainFound as ComponentType>::typecheck(ty, types)
+        <PlainGot<E> as ComponentType>::typecheck(ty, types)
     }
 }
 
-// SAFETY: the first method hands over to `PlainFound`, which initializes `dst`; the second does so, or writes the twelve bytes that
-// such an option is in memory.
-unsafe impl Lower for Found {
+// SAFETY: the first method hands over to `PlainGot`, which initializes `dst`; the second does so, or writes the byte that says that a
+// result is one, and, where the largest of its parts is aligned, the twelve bytes that such an option is in memory.
+unsafe impl<E: Lower> Lower for Got<E> {
     fn linear_lower_to_flat<T>(
         &self,
         cx: &mut LowerContext<'_, T>,
@@ -160,9 +169,11 @@ unsafe impl Lower for Found {
     #[inline]
     fn linear_lower_to_memory<T>(&self, cx: &mut LowerContext<'_, T>, ty: InterfaceType, offset: usize) -> Result<()> {
         const BYTES: usize = <PlainFound as ComponentType>::SIZE32;
-        let Some(value) = &self.0 else { return self.0.linear_lower_to_memory(cx, ty, offset) };
-        let value = place(cx, value)?;
-        let option: &mut [u8; BYTES] = cx.get(offset);
+        let Ok(Some(value)) = &self.0 else { return self.0.linear_lower_to_memory(cx, ty, offset) };
+        let (value, memory) = place_and(cx, value)?;
+        let result = &mut memory[offset..][..<PlainGot<E> as ComponentType>::SIZE32];
+        result[0] = 0;
+        let option = &mut result[<PlainGot<E> as ComponentType>::ALIGN32 as usize..][..BYTES];
         option[0] = 1;
         option[4..].copy_from_slice(&value.to_bytes());
         Ok(())
@@ -202,8 +213,8 @@ unsafe impl Lower for FoundPair {
         let plainly = |cx: &mut LowerContext<'_, T>| self.0.linear_lower_to_memory(cx, ty, offset);
         let Some((key, value)) = &self.0 else { return plainly(cx) };
         let Some(key) = place_text(cx, key)? else { return plainly(cx) };
-        let value = place(cx, value)?;
-        let option: &mut [u8; BYTES] = cx.get(offset);
+        let (value, memory) = place_and(cx, value)?;
+        let option = &mut memory[offset..][..BYTES];
         option[0] = 1;
         option[4..12].copy_from_slice(&key.to_bytes());
         option[12..].copy_from_slice(&value.to_bytes());
@@ -283,11 +294,18 @@ mod tests {
 
     #[test]
     fn a_value_lowers_byte_for_byte_as_wasmtime_lowers_it() {
-        for value in [None, Some(Bytes::new()), Some(Bytes::from_static(b"value"))] {
-            let plain = value.clone();
-            let expected = lowered("(option (list u8))", "utf8", move || plain.clone());
-            assert_eq!(lowered("(option (list u8))", "utf8", move || Found(value.clone())), expected);
+        fn agree<E: Lower + ComponentType + Clone + Send + Sync + 'static>(ty: &str, error: E) {
+            let ty = format!("(result (option (list u8)) (error {ty}))");
+            for got in [Err(error), Ok(None), Ok(Some(Bytes::new())), Ok(Some(Bytes::from_static(b"value")))] {
+                let plain = got.clone();
+                let expected = lowered(&ty, "utf8", move || plain.clone());
+                assert_eq!(lowered(&ty, "utf8", move || Got(got.clone())), expected, "{ty}");
+            }
         }
+        agree("u8", 7_u8);
+        agree("string", String::from("error"));
+        agree("u64", u64::MAX - 1);
+        agree("(tuple u64 u64 u64)", (1_u64, 2_u64, 3_u64));
     }
 
     #[test]

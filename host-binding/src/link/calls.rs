@@ -8,7 +8,7 @@ use super::Access;
 use crate::backend::{Key, Reply};
 use crate::ctx::{Bucket, Cas, Rights};
 use crate::error::Refusal;
-use crate::lower::{Found, FoundPair};
+use crate::lower::{FoundPair, Got};
 use crate::{Utf8Bytes, atomics, batch, store};
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -82,7 +82,7 @@ pub(super) fn reads<T: Send + 'static, E: WitError>(instance: &mut Instance<'_, 
             let bucket = access.view(cx).bucket(&this)?;
             Ok(store::get(&bucket.grant, pace, &key.to_str(&*cx)?))
         },
-        |_, value| value.map(Found).map_err(E::from),
+        |_, value| Got(value.map_err(E::from)),
     )?;
     access.define(
         instance,
