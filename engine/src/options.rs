@@ -83,6 +83,8 @@ pub struct Options {
     pub(crate) access: Access,
     pub(crate) read_bytes_max: u64,
     pub(crate) guard_mappings: bool,
+    /// For simulations, which have one thread: as if somebody else always were about to make the next segment.
+    pub(crate) next_is_late: bool,
 }
 
 impl Default for Options {
@@ -96,6 +98,7 @@ impl Default for Options {
             access: Access::Auto,
             read_bytes_max: 64 << 20,
             guard_mappings: false,
+            next_is_late: false,
         }
     }
 }

@@ -262,11 +262,13 @@ fn load_all(
     checkpoint: Option<&Checkpoint>,
 ) -> Result<Vec<Loaded>> {
     let from = checkpoint.map_or(0, |checkpoint| checkpoint.entry.from);
-    let log_bytes = state.segments.values().map(|s| s.base + s.capacity).max().unwrap_or(0).saturating_sub(from);
-    let noting = (log_bytes <= NOTED_BYTES_MAX).then_some(superblock.hash_seed);
-    let mut segments = Vec::new();
+    let mut segments: Vec<Loaded> = Vec::new();
+    let mut noted = 0;
     for (&number, &entry) in &state.segments {
-        segments.push(load(disk, number, entry, superblock.store, from, noting)?);
+        let noting = (noted <= NOTED_BYTES_MAX).then_some(superblock.hash_seed);
+        let loaded = load(disk, number, entry, superblock.store, from, noting)?;
+        noted += loaded.region.bytes().saturating_sub(loaded.read_from);
+        segments.push(loaded);
     }
     let mut unread: Vec<&mut Loaded> = segments.iter_mut().filter(|s| s.read_to.is_some()).collect();
     if unread.iter().map(|s| s.bytes_to_read()).sum::<u64>() < SHARED_BYTES {
@@ -537,6 +539,12 @@ fn used_bytes(bytes: &[u8], from: u64) -> u64 {
     bytes[from..end].iter().rposition(|b| *b != 0).map_or(from as u64, |at| (from + at) as u64 + 1)
 }
 
+/// How far a segment that is `filled` so far was to be filled, or somewhat more.
+fn target_of(header: &Header, filled: u64) -> u64 {
+    let target = if io::MAPS_PAST_END { header.capacity / segment::TARGETS } else { header.capacity };
+    target.max(filled).next_multiple_of(segment::PAGE_BYTES).min(header.capacity)
+}
+
 /// The open segments, which of them goes on, and what is to be replayed.
 fn resume(
     loaded: Vec<Loaded>,
@@ -585,11 +593,12 @@ fn resume(
             || seeded(Bug::AppendAfterReopen) && Some(loaded.number) == last)
             && sealed.is_none()
             && !disk.read_only();
+        let target = target_of(&loaded.header, loaded.extent.end);
         let region = if goes_on {
             let failed = |e| Error::io(format_args!("cannot go on with {name}"), e);
             let (filled, capacity) = (loaded.extent.end, loaded.header.capacity);
             // The first write prepares more; what deletes may need is had at once, if it can be had.
-            let kept = if io::MAPS_PAST_END { (filled + capacity / 8).min(capacity) } else { capacity };
+            let kept = if io::MAPS_PAST_END { (filled + target / 8).min(target) } else { capacity };
             let limit = match loaded.file.reserve(kept, log::SYNCED_PIECE_BYTES) {
                 Ok(()) => kept,
                 Err(e) => match failed(e) {
@@ -601,7 +610,7 @@ fn resume(
         } else {
             loaded.region.cut(loaded.extent.end)
         };
-        let segment = Segment::new(loaded.header, first_slot as u32, loaded.file, region);
+        let segment = Segment::new(loaded.header, target, first_slot as u32, loaded.file, region);
         if let Some(counts) = counts {
             segment.take_up_counts(counts.live, counts.tombstones);
         }

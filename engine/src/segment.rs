@@ -41,6 +41,10 @@ use crate::seeded::{Bug, seeded};
 pub(crate) const HEADER_BYTES: u64 = 72;
 /// Bytes of the header that are written when the segment becomes the active one.
 pub(crate) const LINK_BYTES: u64 = 16;
+/// Segments begin and end at pages.
+pub(crate) const PAGE_BYTES: u64 = 4096;
+/// A segment can take so many times the bytes that it is meant to.
+pub(crate) const TARGETS: u64 = 8;
 /// So many bytes are synced as [`Region::write_back`] does: their pages are let go of first.
 const MANY_BYTES: u64 = 1 << 20;
 const STATIC_BYTES: u64 = HEADER_BYTES - LINK_BYTES;
@@ -118,6 +122,8 @@ pub(crate) struct Segment {
     pub(crate) header: Header,
     /// First of the address slots that the segment takes; see `log::Place`.
     pub(crate) first_slot: u32,
+    /// Bytes to be written to it before the next one takes over; see [`Segment::target`].
+    target: AtomicU64,
     pub(crate) file: Arc<dyn File>,
     pub(crate) region: Arc<Region>,
     counts: Apart<LiveCounts>,
@@ -145,10 +151,12 @@ struct LiveCounts {
 }
 
 impl Segment {
-    pub(crate) fn new(header: Header, first_slot: u32, file: Arc<dyn File>, region: Region) -> Segment {
+    /// One to be filled up to `target`.
+    pub(crate) fn new(header: Header, target: u64, first_slot: u32, file: Arc<dyn File>, region: Region) -> Segment {
         Segment {
             header,
             first_slot,
+            target: AtomicU64::new(target),
             file,
             region: Arc::new(region),
             counts: Apart::default(),
@@ -382,9 +390,22 @@ impl Segment {
         self.approximate.load(Ordering::Relaxed)
     }
 
+    /// Bytes that it takes before the next one takes over. Less than its capacity: what is left of that lets writers go on while
+    /// the next one is late.
+    pub(crate) fn target(&self) -> u64 {
+        self.target.load(Ordering::Relaxed)
+    }
+
+    /// The next one is late. Whether this one can take more meanwhile; the caller holds `grow`, and nobody else stores.
+    pub(crate) fn raise_target(&self) -> bool {
+        let (target, capacity) = (self.target(), self.header.capacity);
+        self.target.store((target + capacity / TARGETS).next_multiple_of(PAGE_BYTES).min(capacity), Ordering::Relaxed);
+        target < capacity
+    }
+
     /// Bytes that are appended last: while there is no segment to follow, only by what frees space.
     pub(crate) fn kept_bytes(&self) -> u64 {
-        self.header.capacity / 8
+        self.target() / 8
     }
 
     /// Makes the published bytes from `from` on survive a power cut; the position that is now durable.

@@ -31,6 +31,9 @@ use crate::seeded::{Bug, seeded};
 pub(crate) const BYTES_MIN: u64 = 32 << 20;
 /// And at least so many times the bytes of the directory, so that checkpoints are a small part of what is written.
 const DIRECTORY_TIMES_BUSY: u64 = 5;
+/// Of records that are larger than this, as many times more bytes: they replay as fast as they are read. At most so many times.
+const SMALL_RECORD_BYTES: u64 = 1 << 10;
+const LARGE_TIMES_MAX: u64 = 16;
 /// When nobody writes, an eighth of [`BYTES_MIN`] is worth it, or as much as the directory takes.
 const IDLE_SHARE: u64 = 8;
 /// At close, a 128th of [`BYTES_MIN`], or a sixteenth of the directory.
@@ -141,9 +144,13 @@ impl Checkpointer {
 
 /// Bytes of log from which on a checkpoint is due: while others write, and while nobody does.
 fn due_from(commits: &Commits) -> (u64, u64) {
-    let directory = commits.directory.bytes(&epoch::pin());
+    let guard = &epoch::pin();
+    let directory = commits.directory.bytes(guard);
+    let live: u64 = commits.log.segments(guard).iter().map(|s| s.live_bytes()).sum();
+    let record = live / commits.directory.keys(guard).max(1);
     let min = commits.checkpoint_bytes_min;
-    ((DIRECTORY_TIMES_BUSY * directory).max(min), directory.min(min).max(min / IDLE_SHARE))
+    let busy = min.saturating_mul((record / SMALL_RECORD_BYTES).clamp(1, LARGE_TIMES_MAX));
+    ((DIRECTORY_TIMES_BUSY * directory).max(busy), directory.min(min).max(min / IDLE_SHARE))
 }
 
 impl Writing {

@@ -15,6 +15,7 @@ pub(crate) mod record;
 pub(crate) mod replay;
 mod reserve;
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -34,13 +35,15 @@ use crate::manifest::superblock::Superblock;
 use crate::manifest::{self, CheckpointEntry, Manifest};
 use crate::run;
 use crate::seeded::{Bug, seeded};
-use crate::segment::{self, HEADER_BYTES, Header, Segment};
+use crate::segment::{self, HEADER_BYTES, Header, PAGE_BYTES, Segment};
 use record::{Prepared, Purpose, Record};
 
 /// Bytes of an address slot; a larger segment takes several.
 pub(crate) const SLOT_BYTES: u64 = 64 << 20;
 const SLOT_SHIFT: u32 = 24; // SLOT_BYTES in units of record::ALIGN
 pub(crate) const SLOTS_MAX: usize = 1 << (PLACE_BITS - SLOT_SHIFT);
+/// While no more slots are taken than that, segments get those of all that they could come to.
+const SLOTS_PLENTY: usize = SLOTS_MAX / 16;
 /// The first segment of a young store.
 const FIRST_SEGMENT_BYTES: u64 = 4 << 20;
 /// A writer that crosses a multiple of this looks whether it should slow down.
@@ -50,6 +53,9 @@ const SEGMENTS_PER_LOG: u64 = 16;
 /// Most space that is prepared at a time, before others are let at the lock; a writer waits for it. The thread that prepares
 /// space has up to sixteen times as much ready.
 const PREPARED_BYTES_MAX: u64 = 256 << 10;
+/// Bytes for which the disk is asked to find blocks at a time, and the part of what is free that they are at most.
+const PROMISED_BYTES: u64 = 16 << 20;
+const PLENTY_SHARE: u64 = 64;
 /// The zeros of a log whose commits are synced one by one are written in pieces of this size. Linux keeps as one what is written in
 /// one call, and a byte changed in it through a mapping makes all of it dirty: a sync of one record would write 256 KiB to the
 /// disk instead of 4.
@@ -60,8 +66,6 @@ const ROOM_WAIT: Duration = Duration::from_micros(50);
 const SYNC_BYTES: u64 = 4 << 20;
 /// Files of segments that were given up that are kept for segments to come.
 const SPARES_MAX: usize = 2;
-/// Segments begin and end at pages.
-const PAGE_BYTES: u64 = 4096;
 
 /// A writer is asked to ring for the background thread, which has something to do that it does not know of ...
 pub(crate) const RING: u8 = 1;
@@ -78,6 +82,8 @@ pub(crate) struct Log {
     verify: bool,
     /// Writers wait for the disk as a rule.
     syncs: bool,
+    /// See [`crate::Options`].
+    always_late: bool,
     manifest: Mutex<Manifest>,
     /// By address slot.
     slots: Cell<Vec<Option<Arc<Segment>>>>,
@@ -125,7 +131,10 @@ struct Retired {
 
 /// The file of a segment that the log does not know any more.
 struct Spare {
-    header: Header,
+    number: u64,
+    salt: u64,
+    /// As many as the segment was to take; in the reserve, as the file has the disk's space for.
+    bytes: u64,
     /// While anybody holds this, its bytes are looked at.
     region: Weak<Region>,
 }
@@ -239,6 +248,7 @@ impl Log {
             segment_bytes_max: options.segment_bytes_max,
             verify: options.verify == crate::Verify::Always,
             syncs: options.durability.waits_for_disk(),
+            always_late: options.next_is_late,
             manifest: Mutex::new(manifest),
             slots: Cell::new(slots),
             active: Cell::new(Arc::new(placeholder()?)),
@@ -343,14 +353,19 @@ impl Log {
     /// Whether less is prepared behind `end` than is prepared at a time, and there is more to be had.
     fn lacks_space(&self, segment: &Segment, end: u64) -> bool {
         let kept = if self.next_ready.load(Ordering::Relaxed) { 0 } else { segment.kept_bytes() };
-        let enough = end + kept + prepared_at_a_time(segment.header.capacity);
-        segment.region.limit() < enough.min(segment.header.capacity)
+        let target = segment.target();
+        segment.region.limit() < (end + kept + prepared_at_a_time(target)).min(target)
     }
 
     /// Whether it is time to make the next segment: at the rate of a fast writer the second half of this one lasts as long as
     /// the three syncs do that this takes.
     fn lacks_next(&self, segment: &Segment, end: u64) -> bool {
-        end > segment.header.capacity / 2 && !self.next_ready.load(Ordering::Relaxed)
+        end > segment.target() / 2 && !self.next_ready.load(Ordering::Relaxed)
+    }
+
+    /// Whether somebody makes the next segment: that waits for the disk, and the active one may take more meanwhile.
+    fn next_is_late(&self) -> bool {
+        (self.making.is_locked() || self.always_late) && !self.next_ready.load(Ordering::Relaxed) && !self.is_starved()
     }
 
     /// Background: how long a writer is to pause for every 256 KiB logged.
@@ -378,7 +393,6 @@ impl Log {
     /// that this one may be filled to its end; or replaces it. Unless somebody else just did.
     #[cold]
     fn make_room(&self, active: &Arc<Segment>, bytes: u64, kept: u64, purpose: Purpose, guard: &Guard) -> Result<()> {
-        let capacity = active.header.capacity;
         let missing = {
             let mut grow = loop {
                 if let Some(grow) = self.grow.try_lock_for(ROOM_WAIT) {
@@ -398,15 +412,18 @@ impl Log {
                 // Who closes it under this lock opens it again, unless that failed.
                 return Err(Error::new(ErrorKind::Poisoned, "the log takes no more after a failure"));
             }
-            let (reserved, limit) = (active.region.reserved(), active.region.limit());
-            let least = (reserved + bytes + kept).min(capacity);
-            if reserved + bytes > capacity {
-                if self.rotate(&mut grow, active, bytes, guard)? {
-                    return Ok(());
-                }
+            let (reserved, limit, target) = (active.region.reserved(), active.region.limit(), active.target());
+            if reserved + bytes > target && self.rotate(&mut grow, active, bytes, guard)? {
+                return Ok(());
+            }
+            if reserved + bytes + kept > target && self.next_is_late() && active.raise_target() {
+                return Ok(());
+            }
+            let least = (reserved + bytes + kept).min(target);
+            if reserved + bytes > target {
                 bytes
             } else if limit < least {
-                let wanted = limit + prepared_at_a_time(capacity).min(PREPARED_BYTES_MAX);
+                let wanted = limit + prepared_at_a_time(target).min(PREPARED_BYTES_MAX);
                 match self.prepare(active, least, wanted) {
                     // What is kept for deletes stands in the next segment by now.
                     Err(e) if e.kind() == ErrorKind::NoSpace && grow.next.is_some() => {
@@ -425,7 +442,7 @@ impl Log {
                     }
                     prepared => return prepared,
                 }
-            } else if kept > 0 && limit == capacity {
+            } else if kept > 0 && limit >= target {
                 0
             } else {
                 // There is room by now.
@@ -439,8 +456,10 @@ impl Log {
     /// `grow`.
     fn prepare(&self, segment: &Segment, least: u64, wanted: u64) -> Result<()> {
         let limit = segment.region.limit();
-        let wanted = whole_steps(wanted, segment.header.capacity).clamp(least, segment.header.capacity.max(least));
+        let target = segment.target();
+        let wanted = whole_steps(wanted, target).clamp(least, target.max(least));
         let name = segment::file_name(segment.header.number);
+        self.promise_ahead(&*segment.file, limit..wanted, target);
         let reserve = |to: u64| match segment.file.reserve(to, self.piece_bytes()) {
             Ok(()) => Ok(to),
             Err(e) => Err(Error::io(format_args!("cannot extend {name}"), e)),
@@ -468,6 +487,16 @@ impl Log {
         }
         segment.region.extend(prepared);
         Ok(())
+    }
+
+    /// Where the disk has plenty of room, has it find the blocks of a segment some way ahead of the zeros that are written to it, many at
+    /// a time: zeros for which none were found yet take half as long again. A hint.
+    fn promise_ahead(&self, file: &dyn seam::File, zeros: Range<u64>, target: u64) {
+        let is_next = zeros.start == 0 || zeros.start / PROMISED_BYTES != zeros.end / PROMISED_BYTES;
+        let has_plenty = || self.disk.space().is_some_and(|space| space.free / PLENTY_SHARE > PROMISED_BYTES);
+        if !self.syncs && target >= FIRST_SEGMENT_BYTES && is_next && has_plenty() {
+            let _ = file.promise((zeros.end + 1).next_multiple_of(PROMISED_BYTES).min(target));
+        }
     }
 
     /// Replaces the full segment by the next one; whether there is one with room for `bytes`.
@@ -532,8 +561,8 @@ impl Log {
         let was_starved = self.is_starved();
         let is_whole = self.refill(&making)?;
         let full = if is_whole || purpose != Purpose::Growth {
-            let capacity = self.segment_bytes(&epoch::pin());
-            match self.make_segment(bytes, capacity, None, &making) {
+            let target = self.segment_bytes(&epoch::pin());
+            match self.make_segment(bytes, target, None, &making) {
                 Ok(()) => {
                     if !is_whole {
                         self.owes.store(true, Ordering::Relaxed);
@@ -555,17 +584,17 @@ impl Log {
         }
         let Some(reserved) = self.take_reserved(bytes, purpose) else { return Err(full) };
         self.owes.store(true, Ordering::Relaxed);
-        self.make_segment(bytes, reserved.header.capacity, Some(reserved), &making)
+        self.make_segment(bytes, reserved.bytes, Some(reserved), &making)
     }
 
     /// The segment that an opened log goes on in: a small one where the disk has no space for more, and in that of the key runs where it
     /// has none at all. They can be made again from the log.
     fn make_first(&self) -> Result<()> {
         let making = self.making.lock();
-        let mut capacity = self.segment_bytes(&epoch::pin());
+        let mut target = self.segment_bytes(&epoch::pin());
         loop {
-            match self.make_segment(0, capacity, None, &making) {
-                Err(e) if e.kind() == ErrorKind::NoSpace && capacity > reserve::SEGMENT_BYTES_MIN => capacity /= 2,
+            match self.make_segment(0, target, None, &making) {
+                Err(e) if e.kind() == ErrorKind::NoSpace && target > reserve::SEGMENT_BYTES_MIN => target /= 2,
                 Err(e) if e.kind() == ErrorKind::NoSpace && !self.runs().0.is_empty() => self.remove_runs()?,
                 Err(e) => return Err(e),
                 Ok(()) => break,
@@ -578,30 +607,36 @@ impl Log {
         Ok(())
     }
 
-    /// Makes the next segment: file, header and name on the disk, then its space, then its manifest edit. Nobody waits for it who does
-    /// not need it.
+    /// Makes the next segment, to be filled up to `target`: file, header and name on the disk, then its space, then its manifest edit.
+    /// Nobody waits for it who does not need it.
     fn make_segment(
         &self,
         bytes: u64,
-        capacity: u64,
+        target: u64,
         reserved: Option<Spare>,
         _making: &MutexGuard<'_, ()>,
     ) -> Result<()> {
         let guard = &epoch::pin();
-        let capacity = (bytes + HEADER_BYTES).next_multiple_of(PAGE_BYTES).max(capacity);
-        let (number, base, first_slot) = {
+        let target = (bytes + HEADER_BYTES).next_multiple_of(PAGE_BYTES).max(target);
+        let (number, base, first_slot, capacity) = {
             let grow = self.grow.lock();
-            let first_slot = free_slots(self.slots.load(guard), slots_of(capacity)).ok_or_else(|| {
+            let slots = self.slots.load(guard);
+            let capacity = if seam::MAPS_PAST_END && slots.len() < SLOTS_PLENTY && reserved.is_none() {
+                target * segment::TARGETS
+            } else {
+                target
+            };
+            let first_slot = free_slots(slots, slots_of(capacity)).ok_or_else(|| {
                 Error::new(ErrorKind::NoSpace, "the log has reached 512 GiB, the most one store can address")
             })?;
             // Only whoever holds `making` uses a number up, or takes slots: they are free until then.
-            (grow.number, grow.base, first_slot)
+            (grow.number, grow.base, first_slot, capacity)
         };
         // Room for the record, what is kept for deletes, and a little more.
-        let first = HEADER_BYTES + bytes + capacity / 8 + prepared_at_a_time(capacity).min(PREPARED_BYTES_MAX);
-        let first = whole_steps(first, capacity);
-        let first = if seam::MAPS_PAST_END { first.min(capacity) } else { capacity };
-        let spare = reserved.or_else(|| self.take_spare(|spare| spare.header.capacity == capacity));
+        let first = HEADER_BYTES + bytes + target / 8 + prepared_at_a_time(target).min(PREPARED_BYTES_MAX);
+        let first = whole_steps(first, target);
+        let first = if seam::MAPS_PAST_END { first.min(target) } else { target };
+        let spare = reserved.or_else(|| self.take_spare(|spare| spare.bytes == target));
         let header = Header { number, base, salt: self.salt_unlike(spare.as_ref())?, capacity };
         let name = segment::file_name(header.number);
         let failed = |e| Error::io(format_args!("cannot make {name}"), e);
@@ -610,7 +645,7 @@ impl Log {
         let (file, stale, first) = match recycled {
             Some(file) => {
                 let stale = file.len().map_err(failed)?;
-                (file, stale, capacity)
+                (file, stale, target)
             }
             None => (self.disk.create(&name).map_err(failed)?, 0, first),
         };
@@ -629,6 +664,9 @@ impl Log {
         seam::write_full(&*file, 0, &encoded).map_err(failed).map_err(give_up)?;
         let blank = || {
             seam::write_zeros(&*file, encoded.len() as u64, stale, self.piece_bytes())?;
+            if stale < first {
+                self.promise_ahead(&*file, 0..first, target);
+            }
             file.reserve(first, self.piece_bytes())
         };
         if self.syncs {
@@ -653,7 +691,7 @@ impl Log {
         }
         let mut grow = self.grow.lock();
         let mut slots = self.slots.load(guard).clone();
-        let segment = Arc::new(Segment::new(header, first_slot as u32, file, region));
+        let segment = Arc::new(Segment::new(header, target, first_slot as u32, file, region));
         put_in_slots(&mut slots, &segment);
         self.slots.replace(slots, guard);
         // The slots that were there hold on to their segments, and so to files that are removed by and by: this thread may have
@@ -691,12 +729,12 @@ impl Log {
 
     fn remove_spare(&self, spare: &Spare) {
         // Where an open file cannot be removed (Windows) the next open does it.
-        let _ = self.disk.remove(&segment::file_name(spare.header.number));
+        let _ = self.disk.remove(&segment::file_name(spare.number));
     }
 
     /// The file of `spare` as the file `name`; `None`, and no file of either name, if that cannot be done.
     fn recycle(&self, spare: &Spare, name: &str) -> Option<Arc<dyn seam::File>> {
-        let old = segment::file_name(spare.header.number);
+        let old = segment::file_name(spare.number);
         let recycled = self.disk.recycle(&old, name);
         if recycled.is_err() {
             self.remove_spare(spare);
@@ -708,10 +746,10 @@ impl Log {
     fn salt_unlike(&self, spare: Option<&Spare>) -> Result<u64> {
         loop {
             if let Some(spare) = spare.filter(|_| seeded(Bug::SpareKeepsSalt)) {
-                return Ok(spare.header.salt);
+                return Ok(spare.salt);
             }
             let salt = self.random()?;
-            if spare.is_none_or(|spare| Seed::new(salt, 0) != Seed::new(spare.header.salt, 0)) {
+            if spare.is_none_or(|spare| Seed::new(salt, 0) != Seed::new(spare.salt, 0)) {
                 return Ok(salt);
             }
         }
@@ -836,9 +874,8 @@ impl Log {
             let wants_next = {
                 let grow = self.grow.lock();
                 let active = self.active.load(guard);
-                let (reserved, limit, capacity) =
-                    (active.region.reserved(), active.region.limit(), active.header.capacity);
-                let ahead = prepared_at_a_time(capacity);
+                let (reserved, limit, target) = (active.region.reserved(), active.region.limit(), active.target());
+                let ahead = prepared_at_a_time(target);
                 // Lacking some, it prepares twice as much as is enough.
                 let lacks = self.lacks_space(active, reserved + if prepared > 0 { ahead } else { 0 });
                 if grow.closed || prepared > 2 * ahead {
@@ -847,7 +884,7 @@ impl Log {
                 // First what writers need first.
                 if lacks {
                     let step = if self.syncs { ahead } else { ahead.min(PREPARED_BYTES_MAX) };
-                    self.prepare(active, (limit + step / 4).min(capacity), (limit + step).min(capacity))?;
+                    self.prepare(active, (limit + step / 4).min(target), (limit + step).min(target))?;
                     prepared += step;
                     continue;
                 }
@@ -1107,7 +1144,8 @@ impl Log {
             let _ = self.disk.remove(&segment::file_name(number));
         }
         self.append_edit(Edit::Remove { segment: number, durable: self.durable() })?;
-        let spare = Spare { header: segment.header, region: Arc::downgrade(&segment.region) };
+        let Header { number, salt, .. } = segment.header;
+        let spare = Spare { number, salt, bytes: segment.target(), region: Arc::downgrade(&segment.region) };
         // One that was in use: its memory and its blocks are at hand.
         if self.disk.recycles() && segment.region.published() > HEADER_BYTES {
             self.keep_spare(spare);
@@ -1257,7 +1295,7 @@ fn not_written(segment: &Segment, e: std::io::Error) -> Error {
 
 /// Whether a record of `bytes` fits into a segment that is still empty.
 fn has_room(next: &Segment, bytes: u64) -> bool {
-    next.header.capacity - HEADER_BYTES >= bytes
+    next.target() - HEADER_BYTES >= bytes
 }
 
 /// The segments that are prepared for writers, and for each whether what deletes may need is kept there: in the last.
@@ -1266,20 +1304,20 @@ fn prepared_segments<'a>(active: &'a Arc<Segment>, grow: &'a Grow) -> impl Itera
 }
 
 /// Bytes of a segment that are prepared at a time.
-fn prepared_at_a_time(capacity: u64) -> u64 {
-    (capacity / 4).min(16 * PREPARED_BYTES_MAX)
+fn prepared_at_a_time(target: u64) -> u64 {
+    (target / 4).min(16 * PREPARED_BYTES_MAX)
 }
 
 /// Where the step ends that `bytes` bytes end in: zeros that begin and end at such places are written, and their pages mapped,
 /// in large pieces.
-fn whole_steps(bytes: u64, capacity: u64) -> u64 {
-    bytes.next_multiple_of(prepared_at_a_time(capacity).clamp(1, PREPARED_BYTES_MAX))
+fn whole_steps(bytes: u64, target: u64) -> u64 {
+    bytes.next_multiple_of(prepared_at_a_time(target).clamp(1, PREPARED_BYTES_MAX))
 }
 
 /// How far a segment needs to be prepared while nobody writes, if it is prepared much further: for what deletes may need, if
 /// there is no segment behind it where that is `kept`.
 fn more_than_enough(segment: &Segment, kept: bool) -> Option<u64> {
-    let margin = segment.header.capacity / 64;
+    let margin = segment.target() / 64;
     let enough = segment.region.reserved() + if kept { segment.kept_bytes() } else { 0 } + margin;
     (segment.region.limit() > enough + 2 * margin).then_some(enough)
 }
@@ -1320,7 +1358,7 @@ pub(crate) fn ghost(header: Header, first_slot: u32) -> Result<Segment> {
     let failed = |e| Error::io("no memory for a mapping", e);
     let region = Region::new(Map::anonymous(1).map_err(failed)?, 0, false);
     let file = MemoryDisk::default().create("placeholder").map_err(failed)?;
-    Ok(Segment::new(header, first_slot, file, region))
+    Ok(Segment::new(header, header.capacity, first_slot, file, region))
 }
 
 #[cfg(test)]
@@ -1356,5 +1394,33 @@ mod tests {
         assert!(log.give_back_space(log.end(&epoch::pin())).unwrap());
         bucket.set(b"last", &value).unwrap();
         assert_eq!(bucket.get(b"last").unwrap().unwrap()[..], value);
+    }
+
+    #[test]
+    fn while_the_next_segment_is_late_the_active_one_takes_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { next_is_late: true, ..Options::new().durability(Durability::Os) };
+        let options = options.segment_bytes_max(64 << 10);
+        let open = || {
+            let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir.path(), &options, refuse_foreign).unwrap());
+            Store::without_worker(disk, options.clone()).unwrap()
+        };
+        let store = open();
+        let bucket = store.bucket("b").unwrap();
+        let all: Vec<_> = (0..90u8).map(|i| [i; 10_000]).collect();
+        for (i, value) in all.iter().enumerate() {
+            bucket.set(&[i as u8], value).unwrap();
+        }
+        let ends: Vec<_> = store.0.commits.log.segments(&epoch::pin()).iter().map(|s| s.region.published()).collect();
+        let factor = if seam::MAPS_PAST_END { segment::TARGETS } else { 1 };
+        let most = factor * (64 << 10);
+        assert!(ends.iter().all(|end| *end <= most), "{ends:?}");
+        assert!(ends[0] > most - 20_000, "filled to the end of what it can take: {ends:?}");
+        drop((bucket, store));
+        let store = open();
+        let bucket = store.bucket("b").unwrap();
+        for (i, value) in all.iter().enumerate() {
+            assert_eq!(bucket.get(&[i as u8]).unwrap().unwrap()[..], value[..]);
+        }
     }
 }

@@ -29,7 +29,7 @@ use super::{HEADER_BYTES, Log, PAGE_BYTES, Spare};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::{File, Space};
 use crate::manifest::edit::Edit;
-use crate::segment::{self, Header, Segment};
+use crate::segment::{self, Segment};
 
 /// Deletes have at least so small a part of the log in reserve. With 21 bytes of key and 100 of value a tombstone is a fifth of a record, and
 /// a record that is moved grows by a thirtieth: a seventh of all keys can be deleted, evenly, before a segment has to be worth
@@ -106,9 +106,9 @@ impl Log {
             Purpose::Freeing if self.reserved_files() > 0 => Ok(0),
             Purpose::Freeing if self.owes() && bytes <= left_for_deletes(segment) => Ok(0),
             Purpose::Freeing => {
-                let half = if self.owes() { segment.header.capacity / 2 } else { 0 };
+                let half = if self.owes() { segment.target() / 2 } else { 0 };
                 let kept = half.max(self.to_move.load(Ordering::Relaxed));
-                if kept > 0 && segment.region.reserved() + bytes + kept > segment.header.capacity {
+                if kept > 0 && segment.region.reserved() + bytes + kept > segment.target() {
                     return Err(no_space());
                 }
                 Ok(kept)
@@ -141,21 +141,21 @@ impl Log {
     pub(crate) fn room_to_clean(&self, guard: &Guard) -> u64 {
         let active = self.active.load(guard);
         let next = self.grow.lock().next.clone();
-        let file = self.reserve.lock().iter().map(|spare| spare.header.capacity).max();
+        let file = self.reserve.lock().iter().map(|spare| spare.bytes).max();
         // As of `kept_from_cleaner`, of one that is to become the active segment.
-        let kept_then = |capacity: u64| if self.reserved_files() > 1 { 0 } else { capacity / 16 };
+        let kept_then = |bytes: u64| if self.reserved_files() > 1 { 0 } else { bytes / 16 };
         let left = |segment: &Segment, kept: u64| {
-            let capacity = segment.header.capacity;
-            if file.is_none() && segment.region.limit() < capacity {
+            let target = segment.target();
+            if file.is_none() && segment.region.limit() < target {
                 let _grow = self.grow.lock();
                 // What there is of space.
-                let _ = self.prepare(segment, capacity, capacity);
+                let _ = self.prepare(segment, target, target);
             }
             segment.region.limit().saturating_sub(segment.region.reserved() + kept)
         };
         left(active, self.kept_from_cleaner(active))
-            .max(next.map_or(0, |next| left(&next, kept_then(next.header.capacity))))
-            .max(file.map_or(0, |capacity| capacity - HEADER_BYTES - kept_then(capacity)))
+            .max(next.map_or(0, |next| left(&next, kept_then(next.target()))))
+            .max(file.map_or(0, |bytes| bytes - HEADER_BYTES - kept_then(bytes)))
     }
 
     /// The cleaner is about to move so many bytes: deletes do not take the space for them.
@@ -188,7 +188,7 @@ impl Log {
             let guard = &epoch::pin();
             let active = self.active.load(guard);
             let left = active.region.limit().saturating_sub(active.region.reserved());
-            let wanted = self.wanted.load(Ordering::Relaxed).max(active.header.capacity / 16);
+            let wanted = self.wanted.load(Ordering::Relaxed).max(active.target() / 16);
             if left >= active.kept_bytes() + wanted || !self.lacks_room(guard) {
                 self.sated(&making);
             }
@@ -208,7 +208,7 @@ impl Log {
         for segment in self.segments(guard) {
             logged += segment.region.published();
             // One that was made for a single record is emptied when that is gone.
-            largest = largest.max(Some(segment.header.capacity).filter(|c| *c <= self.segment_bytes_max).unwrap_or(0));
+            largest = largest.max(Some(segment.target()).filter(|c| *c <= self.segment_bytes_max).unwrap_or(0));
         }
         let files = 1 + (logged / LOG_PER_RESERVE).div_ceil(largest).max(1);
         let missing = files.saturating_sub(self.reserved_files() as u64);
@@ -236,13 +236,13 @@ impl Log {
         // A file may be somewhat smaller: the manifest had a part of it.
         let enough = (bytes / 16 * 15).next_multiple_of(PAGE_BYTES);
         let mut reserve = self.reserve.lock();
-        for spare in reserve.iter_mut().filter(|spare| spare.header.capacity < enough) {
-            let name = segment::file_name(spare.header.number);
+        for spare in reserve.iter_mut().filter(|spare| spare.bytes < enough) {
+            let name = segment::file_name(spare.number);
             let held = self.disk.open(&name).and_then(|file| hold(&*file, bytes, self.piece_bytes()));
             if !had_space(&name, held)? {
                 return Ok(false);
             }
-            spare.header.capacity = bytes;
+            spare.bytes = bytes;
         }
         let there = reserve.len() as u64;
         drop(reserve);
@@ -275,7 +275,7 @@ impl Log {
         };
         let name = segment::file_name(number);
         let spare = self.take_spare(|_| true);
-        let salt = spare.as_ref().map_or(0, |spare| spare.header.salt);
+        let salt = spare.as_ref().map_or(0, |spare| spare.salt);
         let file = match spare.and_then(|spare| self.recycle(&spare, &name)) {
             Some(file) => Ok(file),
             None => self.disk.create(&name),
@@ -289,9 +289,8 @@ impl Log {
             let _ = self.disk.remove(&name);
             return Ok(false);
         }
-        let header = Header { number, base: 0, salt, capacity: bytes };
         let mut reserve = self.reserve.lock();
-        reserve.push(Spare { header, region: Weak::new() });
+        reserve.push(Spare { number, salt, bytes, region: Weak::new() });
         self.reserved_files.store(reserve.len(), Ordering::Relaxed);
         Ok(true)
     }
@@ -319,7 +318,7 @@ impl Log {
             Purpose::Freeing => 1,
             Purpose::Cleaning => 0,
         };
-        let fits = |spare: &Spare| spare.header.capacity >= HEADER_BYTES + bytes;
+        let fits = |spare: &Spare| spare.bytes >= HEADER_BYTES + bytes;
         let found = reserve.iter().position(fits).filter(|_| reserve.len() > left_for_others)?;
         let taken = reserve.remove(found);
         self.reserved_files.store(reserve.len(), Ordering::Relaxed);

@@ -69,7 +69,12 @@ pub(crate) fn options(seed: u64) -> Options {
     };
     // Some stores have none, so that all of the log is replayed again and again.
     let checkpoint_bytes_min = if seed % 5 == 3 { NO_CHECKPOINTS } else { CHECKPOINT_BYTES_MIN };
-    Options { segment_bytes_max: SEGMENT_BYTES, checkpoint_bytes_min, ..Options::new().durability(durability) }
+    Options {
+        segment_bytes_max: SEGMENT_BYTES,
+        checkpoint_bytes_min,
+        next_is_late: seed % 7 == 6,
+        ..Options::new().durability(durability)
+    }
 }
 
 impl Run {
