@@ -19,13 +19,14 @@
 //! A file of the reserve has the name of a segment that was never made: the next open removes it, as it does any that nothing names.
 
 use std::sync::Weak;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam_epoch::{self as epoch, Guard};
-use parking_lot::MutexGuard;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::record::Purpose;
-use super::{HEADER_BYTES, Log, PAGE_BYTES, Spare};
+use super::space::Spare;
+use super::{HEADER_BYTES, Log, PAGE_BYTES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::{File, Space};
 use crate::manifest::edit::Edit;
@@ -60,36 +61,59 @@ pub(super) fn segment_bytes_on(disk: Option<Space>) -> u64 {
     })
 }
 
+/// The part of a segment of so many bytes that deletes alone have: half of what is kept.
+pub(super) fn kept_for_deletes(bytes: u64) -> u64 {
+    bytes / 16
+}
+
 /// What is left of the part that deletes have of a segment which is the last that there is of the reserve.
 fn left_for_deletes(segment: &Segment) -> u64 {
-    (segment.kept_bytes() / 2).saturating_sub(segment.tombstone_bytes())
+    kept_for_deletes(segment.target()).saturating_sub(segment.tombstone_bytes())
+}
+
+/// The reserve, and how the store stands without it.
+#[derive(Default)]
+pub(super) struct Reserve {
+    /// Its files, and how many they are.
+    files: Mutex<Vec<Spare>>,
+    count: AtomicUsize,
+    /// Somebody got no space.
+    pub(super) starved: AtomicBool,
+    /// The active segment, or the next one, is made of a reserve that is not whole again.
+    pub(super) owes: AtomicBool,
+    /// How much writers wanted at most.
+    wanted: AtomicU64,
+    /// The cleaner can free nothing.
+    hopeless: AtomicBool,
+    /// What the cleaner has yet to move, in a starved store.
+    to_move: AtomicU64,
 }
 
 impl Log {
     /// Whether somebody got no space, and nothing is known to have changed since.
     pub(crate) fn is_starved(&self) -> bool {
-        self.starved.load(Ordering::Relaxed)
+        self.reserve.starved.load(Ordering::Relaxed)
     }
 
     /// Says so. From here on nobody fills the active segment to its end but who frees space.
     pub(super) fn starve(&self, _making: &MutexGuard<'_, ()>) {
         self.next_ready.store(false, Ordering::Relaxed);
-        self.starved.store(true, Ordering::Relaxed);
+        self.reserve.starved.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn sated(&self, _making: &MutexGuard<'_, ()>) {
-        self.starved.store(false, Ordering::Relaxed);
-        self.wanted.store(0, Ordering::Relaxed);
+        self.reserve.starved.store(false, Ordering::Relaxed);
+        self.reserve.wanted.store(0, Ordering::Relaxed);
         let next = self.grow.lock().next.is_some();
         self.next_ready.store(next, Ordering::Relaxed);
     }
 
     pub(super) fn owes(&self) -> bool {
-        self.owes.load(Ordering::Relaxed)
+        self.reserve.owes.load(Ordering::Relaxed)
     }
 
     fn reserved_files(&self) -> usize {
-        self.reserved_files.load(Ordering::Relaxed)
+        self.reserve.count.load(Ordering::Relaxed)
     }
 
     /// Bytes of the active segment that have to be left behind a record of so many, while the store is starved.
@@ -107,7 +131,7 @@ impl Log {
             Purpose::Freeing if self.owes() && bytes <= left_for_deletes(segment) => Ok(0),
             Purpose::Freeing => {
                 let half = if self.owes() { segment.target() / 2 } else { 0 };
-                let kept = half.max(self.to_move.load(Ordering::Relaxed));
+                let kept = half.max(self.reserve.to_move.load(Ordering::Relaxed));
                 if kept > 0 && segment.region.reserved() + bytes + kept > segment.target() {
                     return Err(no_space());
                 }
@@ -121,7 +145,7 @@ impl Log {
     #[cold]
     pub(super) fn take_down_wanted(&self, bytes: u64, purpose: Purpose) {
         if purpose == Purpose::Growth {
-            self.wanted.fetch_max(bytes, Ordering::Relaxed);
+            self.reserve.wanted.fetch_max(bytes, Ordering::Relaxed);
         }
     }
 
@@ -132,7 +156,7 @@ impl Log {
         } else if self.owes() {
             left_for_deletes(segment)
         } else {
-            segment.kept_bytes() / 2
+            kept_for_deletes(segment.target())
         }
     }
 
@@ -141,9 +165,9 @@ impl Log {
     pub(crate) fn room_to_clean(&self, guard: &Guard) -> u64 {
         let active = self.active.load(guard);
         let next = self.grow.lock().next.clone();
-        let file = self.reserve.lock().iter().map(|spare| spare.bytes).max();
+        let file = self.reserve.files.lock().iter().map(|spare| spare.bytes).max();
         // As of `kept_from_cleaner`, of one that is to become the active segment.
-        let kept_then = |bytes: u64| if self.reserved_files() > 1 { 0 } else { bytes / 16 };
+        let kept_then = |bytes: u64| if self.reserved_files() > 1 { 0 } else { kept_for_deletes(bytes) };
         let left = |segment: &Segment, kept: u64| {
             let target = segment.target();
             if file.is_none() && segment.region.limit() < target {
@@ -160,25 +184,25 @@ impl Log {
 
     /// The cleaner is about to move so many bytes: deletes do not take the space for them.
     pub(crate) fn set_to_move(&self, bytes: u64) {
-        self.to_move.store(bytes, Ordering::Relaxed);
+        self.reserve.to_move.store(bytes, Ordering::Relaxed);
     }
 
     /// The cleaner has moved a record of so many bytes.
     pub(crate) fn moved(&self, bytes: u64) {
         if self.is_starved() {
-            let left = self.to_move.load(Ordering::Relaxed);
-            self.to_move.store(left.saturating_sub(bytes), Ordering::Relaxed);
+            let left = self.reserve.to_move.load(Ordering::Relaxed);
+            self.reserve.to_move.store(left.saturating_sub(bytes), Ordering::Relaxed);
         }
     }
 
     /// Cleaner: whether there is nothing that cleaning would free.
     pub(crate) fn set_hopeless(&self, is: bool) {
-        self.hopeless.store(is, Ordering::Release);
+        self.reserve.hopeless.store(is, Ordering::Release);
     }
 
     /// Whether the cleaner has said since, for all that it knew, that it can free nothing.
     pub(crate) fn is_hopeless(&self) -> bool {
-        self.hopeless.load(Ordering::Acquire)
+        self.reserve.hopeless.load(Ordering::Acquire)
     }
 
     /// Cleaner: fills up the reserve, and looks whether writers may go on.
@@ -188,7 +212,7 @@ impl Log {
             let guard = &epoch::pin();
             let active = self.active.load(guard);
             let left = active.region.limit().saturating_sub(active.region.reserved());
-            let wanted = self.wanted.load(Ordering::Relaxed).max(active.target() / 16);
+            let wanted = self.reserve.wanted.load(Ordering::Relaxed).max(active.target() / 16);
             if left >= active.kept_bytes() + wanted || !self.lacks_room(guard) {
                 self.sated(&making);
             }
@@ -227,7 +251,7 @@ impl Log {
                 return Ok(false);
             }
         }
-        self.owes.store(false, Ordering::Relaxed);
+        self.reserve.owes.store(false, Ordering::Relaxed);
         Ok(true)
     }
 
@@ -235,7 +259,7 @@ impl Log {
     fn have_reserved(&self, files: u64, bytes: u64) -> Result<bool> {
         // A file may be somewhat smaller: the manifest had a part of it.
         let enough = (bytes / 16 * 15).next_multiple_of(PAGE_BYTES);
-        let mut reserve = self.reserve.lock();
+        let mut reserve = self.reserve.files.lock();
         for spare in reserve.iter_mut().filter(|spare| spare.bytes < enough) {
             let name = segment::file_name(spare.number);
             let held = self.disk.open(&name).and_then(|file| hold(&*file, bytes, self.piece_bytes()));
@@ -289,9 +313,9 @@ impl Log {
             let _ = self.disk.remove(&name);
             return Ok(false);
         }
-        let mut reserve = self.reserve.lock();
+        let mut reserve = self.reserve.files.lock();
         reserve.push(Spare { number, salt, bytes, region: Weak::new() });
-        self.reserved_files.store(reserve.len(), Ordering::Relaxed);
+        self.reserve.count.store(reserve.len(), Ordering::Relaxed);
         Ok(true)
     }
 
@@ -302,9 +326,9 @@ impl Log {
             return appended;
         }
         {
-            let mut reserve = self.reserve.lock();
+            let mut reserve = self.reserve.files.lock();
             let Some(spare) = reserve.pop() else { return appended };
-            self.reserved_files.store(reserve.len(), Ordering::Relaxed);
+            self.reserve.count.store(reserve.len(), Ordering::Relaxed);
             self.remove_spare(&spare);
         }
         self.manifest.lock().append(edit)
@@ -312,7 +336,7 @@ impl Log {
 
     /// A file of the reserve for a segment that has room for a record of `bytes`, if this purpose may have one.
     pub(super) fn take_reserved(&self, bytes: u64, purpose: Purpose) -> Option<Spare> {
-        let mut reserve = self.reserve.lock();
+        let mut reserve = self.reserve.files.lock();
         let left_for_others = match purpose {
             Purpose::Growth => return None,
             Purpose::Freeing => 1,
@@ -321,7 +345,7 @@ impl Log {
         let fits = |spare: &Spare| spare.bytes >= HEADER_BYTES + bytes;
         let found = reserve.iter().position(fits).filter(|_| reserve.len() > left_for_others)?;
         let taken = reserve.remove(found);
-        self.reserved_files.store(reserve.len(), Ordering::Relaxed);
+        self.reserve.count.store(reserve.len(), Ordering::Relaxed);
         Some(taken)
     }
 
@@ -332,8 +356,8 @@ impl Log {
 
     /// Removes the reserve. The caller sees to it that none is made meanwhile.
     pub(super) fn give_back_reserve(&self) {
-        let mut reserve = self.reserve.lock();
-        self.reserved_files.store(0, Ordering::Relaxed);
+        let mut reserve = self.reserve.files.lock();
+        self.reserve.count.store(0, Ordering::Relaxed);
         reserve.drain(..).for_each(|spare| self.remove_spare(&spare));
     }
 }
