@@ -198,15 +198,7 @@ pub(crate) fn verify_disk(disk: &Arc<dyn Disk>) -> Result<VerifyReport> {
     match Store::without_worker(disk.clone(), Options::new()) {
         Ok(store) => {
             check.report.opens = true;
-            match check.references(&store) {
-                // Damage that the open did not meet; it was found above.
-                Err(e) if e.kind() == ErrorKind::Corrupt => {
-                    if check.report.findings.is_empty() {
-                        check.found("", 0, FindingKind::Reference, e.to_string());
-                    }
-                }
-                referred => referred?,
-            }
+            check.references(&store)?;
         }
         Err(e) if check.report.findings.is_empty() => check.found("", 0, FindingKind::Open, e.to_string()),
         Err(_) => {}
@@ -501,6 +493,19 @@ impl Check {
 
     /// The directory and the key index against the log, and against each other.
     fn references(&mut self, store: &Store) -> Result<()> {
+        match self.refer(store) {
+            // Damage that the open did not meet; it was found where the files were read.
+            Err(e) if e.kind() == ErrorKind::Corrupt => {
+                if self.report.findings.is_empty() {
+                    self.found("", 0, FindingKind::Reference, e.to_string());
+                }
+                Ok(())
+            }
+            referred => referred,
+        }
+    }
+
+    fn refer(&mut self, store: &Store) -> Result<()> {
         let commits = &store.0.commits;
         let (view, settled) = {
             let guard = &epoch::pin();

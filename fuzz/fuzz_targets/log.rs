@@ -1,13 +1,3 @@
-//! Any bytes as a log segment; and valid logs, damaged at one place.
+//! Any bytes as a record and as a log segment; valid logs, and logs with records in their values, damaged at one place.
 #![no_main]
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|input: (u16, u8, &[u8])| {
-    let (at, with, bytes) = input;
-    kvasi::testing::read_log(bytes, 7);
-    let mut log = kvasi::testing::valid_log(bytes, 7);
-    kvasi::testing::read_log(&log, 7);
-    let at = usize::from(at) % log.len();
-    log[at] ^= with;
-    kvasi::testing::read_log(&log, 7);
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| kvasi::testing::fuzz::log(bytes));

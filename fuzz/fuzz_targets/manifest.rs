@@ -1,3 +1,3 @@
-//! Any bytes as a superblock and as a manifest.
+//! Any bytes as a superblock and as a manifest; and manifests of any edits, with checksums made right.
 #![no_main]
-libfuzzer_sys::fuzz_target!(|input: (&[u8], &[u8])| kvasi::testing::read_manifest(input.0, input.1));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| kvasi::testing::fuzz::manifest(bytes));

@@ -632,6 +632,16 @@ fn decode(bytes: &[u8]) -> Option<(u64, HashMap<u64, u8>)> {
     Some((u64::from_le_bytes(*from), noted))
 }
 
+/// Any bytes as what a watcher has stored: read, written and read again they say the same.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn read_notes(bytes: &[u8]) {
+    if let Some((from, noted)) = decode(bytes) {
+        let again = encode(from, &noted);
+        assert!(again.len() <= bytes.len());
+        assert_eq!(decode(&again), Some((from, noted)));
+    }
+}
+
 /// How far the callback that runs now is from a write of somebody else, and where that is noted.
 struct Hops {
     notes: Notes,

@@ -268,6 +268,27 @@ fn slots_are_apart(segments: &[Addressed]) -> bool {
         && slots.last().is_none_or(|last| last.1 <= SLOTS_MAX as u64)
 }
 
+/// A file with checksums made right, of parts with their lines, segments and buckets that may be anything. What a fuzzer cannot guess.
+#[cfg(feature = "testing")]
+pub(crate) fn file_of(
+    (entry, salt, store): (CheckpointEntry, u64, u64),
+    parts: &[(Shape, Vec<u8>)],
+    segments: Vec<Addressed>,
+    buckets: Buckets,
+) -> Vec<u8> {
+    let mut file = vec![0; LINES_AT as usize];
+    let CheckpointEntry { number, from, end } = entry;
+    let mut contents = Contents { number, salt, from, end, parts: Vec::new(), segments, buckets };
+    for (shape, lines) in parts {
+        contents.parts.push((*shape, Seed::new(salt, file.len() as u64).checksum(lines)));
+        file.extend_from_slice(lines);
+    }
+    let (header, tables) = contents.encode(store, file.len() as u64);
+    file[..HEADER_BYTES].copy_from_slice(&header);
+    file.extend_from_slice(&tables);
+    file
+}
+
 #[cfg(test)]
 #[cfg(feature = "testing")]
 mod tests;

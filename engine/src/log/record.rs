@@ -328,6 +328,8 @@ impl<'a> Record<'a> {
         if key_bytes > KEY_BYTES_MAX as u64
             || value_bytes > VALUE_BYTES_MAX as u64
             || batch_bytes > 4 * BATCH_BYTES_MAX as u64
+            // A version is where the record was written first.
+            || moved.is_some_and(|version| !version.is_multiple_of(ALIGN))
         {
             return None;
         }

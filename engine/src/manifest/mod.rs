@@ -305,7 +305,8 @@ impl Manifest {
     }
 }
 
-fn seed(superblock: &Superblock, offset: u64) -> Seed {
+/// Of the checksum of the edit at this offset.
+pub(crate) fn seed(superblock: &Superblock, offset: u64) -> Seed {
     Seed::new(superblock.store ^ superblock.manifest.rotate_left(32), offset)
 }
 

@@ -1,7 +1,7 @@
 //! What a workload does, as data: a list of calls, the same for a seed whatever the store answers. So a call can be left
 //! out of a run and the others stay what they are, which is what makes a failing run small.
 
-use super::Random;
+use super::{Choices, Random};
 
 /// Names of the buckets that calls are about.
 pub(crate) const BUCKETS: [&str; 3] = ["a", "b", "c"];
@@ -112,8 +112,9 @@ impl Call {
         matches!(self, Call::Close | Call::Kill)
     }
 
-    pub(crate) fn random(random: &mut Random, id: u32) -> Call {
-        let at = |random: &mut Random| {
+    /// Any call, by choices of `random`; no two of a run have one `id`.
+    pub(crate) fn random<C: Choices>(random: &mut C, id: u32) -> Call {
+        let at = |random: &mut C| {
             let key = match random.below(30) {
                 0 => EMPTY,
                 1 => LONG,
@@ -121,7 +122,7 @@ impl Call {
             };
             At { bucket: random.below(3) as u8, key }
         };
-        let content = |random: &mut Random, i: u32| {
+        let content = |random: &mut C, i: u32| {
             let bytes = match random.below(24) {
                 0 => 0,
                 1 => 4000 + random.below(3000),
@@ -130,17 +131,17 @@ impl Call {
             };
             Content { id: 8 * id + i, bytes: bytes as u32 }
         };
-        let level = |random: &mut Random| match random.below(4) {
+        let level = |random: &mut C| match random.below(4) {
             0 => Level::Sync,
             1 => Level::Os,
             _ => Level::AsOptions,
         };
-        let against = |random: &mut Random| match random.below(4) {
+        let against = |random: &mut C| match random.below(4) {
             0 => Against::Wrong,
             1 => Against::Absent,
             _ => Against::Shown,
         };
-        let keys = |random: &mut Random| (0..1 + random.below(5)).map(|_| at(random).key).collect::<Vec<_>>();
+        let keys = |random: &mut C| (0..1 + random.below(5)).map(|_| at(random).key).collect::<Vec<_>>();
         match random.below(100) {
             0..=1 => Call::DropBucket(random.below(3) as u8),
             2..=3 => Call::Close,

@@ -10,13 +10,13 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 
-use super::Random;
 use super::call::{Call, Calls};
 use super::counts::{Case, Counts, Violation, cuts_text, parse_cuts, shrink};
 use super::feed;
 use super::held;
 use super::model::{self, History, Seen};
 use super::workload::{Run, Step};
+use super::{Choices, Random};
 use crate::checkpoint;
 use crate::io::sim::{self, Image, Op, Platter, SimDisk, Variant};
 use crate::io::{Disk, disk};
@@ -221,7 +221,7 @@ impl Search {
             ops.iter().take(moment).for_each(|op| platter.apply(op));
             let image = platter.image(variant);
             // The second may be the first again, and other commits may be allowed of it.
-            self.judge = Judge { records: true, ..Judge::new(self.seed) };
+            self.judge = Judge::recording(self.seed);
             let opened = self.open(&image, run, allowed.clone(), &cuts[..i])?.ok_or("the same image twice")?;
             (base, ops) = (image, opened.ops);
         }
@@ -311,6 +311,32 @@ pub(crate) fn make(run: &mut Run, call: &Call) -> Result<(), String> {
     }
 }
 
+/// Cuts the power now, in a way that is chosen, and up to twice more in the recovery of what that leaves. What was begun and has failed may be
+/// there.
+pub(crate) fn cut_now(judge: &mut Judge, run: &Run, choices: &mut impl Choices) -> Result<(), String> {
+    let (mut image, mut ops) = run.disk.recording();
+    let mut allowed = *run.history.allowed(run.disk.now()).start()..=run.history.commits();
+    let mut cuts = Vec::new();
+    let mut moment = ops.len();
+    loop {
+        let mut platter = Platter::new(&image);
+        ops[..moment].iter().for_each(|op| platter.apply(op));
+        let variants = platter.variants(2, choices.below(256));
+        let variant = variants[choices.below(variants.len() as u64) as usize];
+        cuts.push((moment, variant));
+        image = platter.image(variant);
+        let opened = judge.image(moment as u64, &image, &run.options, &run.history, allowed.clone());
+        let opened = opened.map_err(|what| format!("power cut {}: {what}", cuts_text(&cuts)))?;
+        let Some(opened) = opened.filter(|_| cuts.len() < 3 && choices.below(2) == 0) else { return Ok(()) };
+        ops = opened.ops;
+        moment = choices.below(ops.len() as u64 + 1) as usize;
+        // When the opening is through, what it has shown is decided.
+        if moment == ops.len() {
+            allowed = opened.commits..=opened.commits;
+        }
+    }
+}
+
 /// Opens `image`, and checks all that is promised of a store after a crash.
 pub(crate) fn judge(
     salt: u64,
@@ -386,6 +412,11 @@ impl Judge {
             seen: HashMap::new(),
             recovered: HashSet::new(),
         }
+    }
+
+    /// One that keeps the recordings of openings, so that these can be cut too.
+    pub(crate) fn recording(seed: u64) -> Judge {
+        Judge { records: true, ..Judge::new(seed) }
     }
 
     /// Opens `image`, with these random numbers; `None` if its bytes were judged before, and are all right by this history too.

@@ -34,7 +34,7 @@ pub enum Kind {
 
 /// One thing done to the files of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Damage {
+pub(super) enum Damage {
     Flip {
         name: String,
         bit: u64,
@@ -83,7 +83,7 @@ enum Damage {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fill {
+pub(super) enum Fill {
     Zeros,
     Ones,
     Random,
@@ -114,7 +114,7 @@ pub fn round(kind: Kind, seed: u64, count: u64, case: &Case) -> Result<Counts, V
         let fail = |what| Violation::new(seed, n.to_string(), format!("{damage:?}: {what}"));
         if let Some(damage) = &damage {
             let damaged = apply(damage, &image, &run);
-            check(&damaged, damage, &run, seed).map_err(fail)?;
+            check(&damaged, std::slice::from_ref(damage), &run, seed).map_err(fail)?;
             counts.add("damages", 1);
         }
         if case.at.is_some() {
@@ -225,7 +225,7 @@ fn nth(kind: Kind, image: &Image, run: &Run, mut n: u64) -> Option<Damage> {
     None
 }
 
-fn apply(damage: &Damage, image: &Image, run: &Run) -> Image {
+pub(super) fn apply(damage: &Damage, image: &Image, run: &Run) -> Image {
     let mut damaged = image.clone();
     let mut edit = |name: &String, edit: &mut dyn FnMut(&mut Vec<u8>)| {
         if let Some(file) = damaged.get_mut(name) {
@@ -317,17 +317,19 @@ fn may_be_lost(damage: &Damage, image: &Image, history: &History, kept: usize) -
 /// Where a segment's header says at which log position it begins.
 const BASE: std::ops::Range<usize> = 24..32;
 
-/// What a damaged store may do: refuse, or show the state after some number of commits, but for the very keys whose records
+/// What a store with this damage done to it may do: refuse, or show the state after some number of commits, but for the very keys whose records
 /// are damaged.
-fn check(image: &Image, damage: &Damage, run: &Run, seed: u64) -> Result<(), String> {
+pub(super) fn check(image: &Image, damages: &[Damage], run: &Run, seed: u64) -> Result<(), String> {
     caught(|| {
         sim::set_clock(run.history.clock);
         let disk = SimDisk::new(image.clone(), seed);
-        let unreadable = matches!(damage, Damage::Unreadable { .. });
+        let unreadable = damages.iter().any(|damage| matches!(damage, Damage::Unreadable { .. }));
         // Only what is not mapped is read by whoever needs it, when he does.
         let read_late = unreadable && super::unmapped().is_some();
-        if let Damage::Unreadable { name, at, bytes } = damage {
-            disk.set_unreadable(name, *at..at + bytes);
+        for damage in damages {
+            if let Damage::Unreadable { name, at, bytes } = damage {
+                disk.set_unreadable(name, *at..at + bytes);
+            }
         }
         let store = match Store::without_worker(Arc::new(disk.clone()), options(seed)) {
             // Errors are told with the damage, not as if the system had failed.
@@ -347,7 +349,9 @@ fn check(image: &Image, damage: &Damage, run: &Run, seed: u64) -> Result<(), Str
                     let what = run.history.find(&seen, 0..=run.history.commits()).map(|_| String::new());
                     return Err(format!("unreadable: {unreadable:?}; {}", what.unwrap_or_else(|what| what)));
                 };
-                may_be_lost(damage, image, &run.history, kept)?;
+                if let [damage] = damages {
+                    may_be_lost(damage, image, &run.history, kept)?;
+                }
             }
             // The jobs meet the damage, too; the store lives through it.
             let mut jobs = Jobs::cleaning_from(2048);

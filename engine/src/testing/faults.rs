@@ -51,13 +51,13 @@ pub fn errors(seed: u64, runs: u64, case: &Case) -> Result<Counts, Violation> {
 
 /// Which calls fail: some while the calls are made, one in the open after that.
 #[derive(Clone, Copy, Debug, Default)]
-struct FaultPlan {
-    first: Option<Fault>,
-    second: Option<Fault>,
-    in_open: Option<Fault>,
+pub(super) struct FaultPlan {
+    pub(super) first: Option<Fault>,
+    pub(super) second: Option<Fault>,
+    pub(super) in_open: Option<Fault>,
 }
 
-fn fault(after: u64, kind: u64) -> Fault {
+pub(super) fn fault(after: u64, kind: u64) -> Fault {
     let failure = FAILURES[(kind % FAILURES.len() as u64) as usize];
     Fault { after, failure, sticky: kind / FAILURES.len() as u64 % 2 == 1 }
 }
@@ -183,7 +183,7 @@ fn one_error(
 }
 
 /// The process dies, and the next one opens the store: on a disk that is well, or else with the third try at most.
-fn opens(run: &mut Run, plan: &FaultPlan) -> Result<(), String> {
+pub(super) fn opens(run: &mut Run, plan: &FaultPlan) -> Result<(), String> {
     if let Some(fault) = plan.in_open {
         run.kill();
         run.disk.set_faults(&[fault]);
@@ -215,7 +215,7 @@ fn reads_only_if_broken(run: &mut Run) -> Result<(), String> {
 }
 
 /// With a healthy disk everything works.
-fn go_on(run: &mut Run, seed: u64, judge: &mut Judge) -> Result<(), String> {
+pub(super) fn go_on(run: &mut Run, seed: u64, judge: &mut Judge) -> Result<(), String> {
     for _ in 0..6 {
         match run.step()? {
             Step::Done => {}
@@ -226,7 +226,7 @@ fn go_on(run: &mut Run, seed: u64, judge: &mut Judge) -> Result<(), String> {
 }
 
 /// A store that takes no more writes says so, and reads on.
-fn reads_only(run: &Run) -> Result<(), String> {
+pub(super) fn reads_only(run: &Run) -> Result<(), String> {
     let Some(store) = run.store() else { return Ok(()) };
     let failed = run.disk.fault_hits();
     match model::read(store) {

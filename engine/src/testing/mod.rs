@@ -15,6 +15,7 @@ pub mod exhaustive;
 pub mod faults;
 mod feed;
 mod full;
+pub mod fuzz;
 mod held;
 pub mod linear;
 pub(crate) mod model;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 
 use crossbeam_epoch as epoch;
 
+use crate::catalogue;
 use crate::checksum::Seed;
 use crate::io::memory::MemoryDisk;
 use crate::io::window::Budget;
@@ -59,6 +61,18 @@ impl Random {
 
     pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.next() % n
+    }
+}
+
+/// Where a choice comes from: a generator, or the bytes of a fuzzer.
+pub(crate) trait Choices {
+    /// A number below `n`, which is not zero.
+    fn below(&mut self, n: u64) -> u64;
+}
+
+impl Choices for Random {
+    fn below(&mut self, n: u64) -> u64 {
+        Random::below(self, n)
     }
 }
 
@@ -109,6 +123,15 @@ pub fn read_log(bytes: &[u8], salt: u64) {
         assert_eq!((cut.end, cut.commits), (extent.end, extent.commits));
     }
     replay::witness_behind(bytes, salt, extent.end, 0);
+    // Those of the catalogue tell of buckets.
+    let mut catalogue = catalogue::Replay::new(None);
+    let log = bytes.get(..extent.end as usize).unwrap_or_default();
+    let told = replay::records(log, crate::segment::HEADER_BYTES, |_, record, _| {
+        let _ = catalogue.take(record);
+        Ok(())
+    });
+    assert!(told.is_ok());
+    catalogue::Catalogue::default().take_up(catalogue);
 }
 
 /// A segment's bytes with checksums made right: `plan` is cut into commits. What a fuzzer cannot guess.

@@ -604,3 +604,25 @@ fn the_header_of_a_segment_that_was_given_up_is_no_log() {
         assert_eq!(disk.violation(), None);
     }
 }
+
+#[test]
+fn verifying_an_open_store_finds_damage_that_its_open_had_no_need_to_read() {
+    let options = || Options { segment_bytes_max: 4096, checkpoint_bytes_min: 1, ..Options::new() };
+    let open = |disk: &SimDisk| Store::without_worker(Arc::new(disk.clone()), options());
+    let disk = SimDisk::new(Image::new(), 1);
+    let store = open(&disk).unwrap();
+    let bucket = store.bucket("b").unwrap();
+    for i in 0..20u8 {
+        bucket.set(&[i], &[i; 20]).unwrap();
+    }
+    drop(bucket);
+    store.close().unwrap();
+    let mut image = disk.image(Variant::AllLost);
+    let (name, log) = image.iter_mut().find(|(name, _)| crate::segment::number_of(name).is_some()).unwrap();
+    let name = name.clone();
+    Arc::make_mut(log)[400] ^= 1;
+    let store = open(&SimDisk::new(image, 2)).unwrap();
+    assert!(store.report().checkpoint);
+    let report = store.verify().unwrap();
+    assert!(report.findings.iter().any(|finding| finding.file == name), "{report:?}");
+}

@@ -3,6 +3,7 @@
 //!
 //! The clock is simulated too: it stands still but for [`Call::Tick`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::call::{Against, At, BUCKETS, COUNTER, Call, Calls, Content, Level};
@@ -11,6 +12,7 @@ use super::model::{self, Change, History};
 use crate::io::Disk;
 use crate::io::sim::{self, Image, SimDisk, Variant, image_of};
 use crate::manifest::superblock;
+use crate::segment;
 use crate::worker::Jobs;
 use crate::{Batch, Bucket, Commit, Durability, Error, ErrorKind, Options, Store, Swap, Value, Version};
 
@@ -22,6 +24,8 @@ const DEAD_BYTES_MIN: u64 = 2048;
 const CHECKPOINT_BYTES_MIN: u64 = 2048;
 /// More than any run logs.
 const NO_CHECKPOINTS: u64 = 1 << 40;
+/// Bytes of log that a value may hold.
+const LOG_BYTES_MAX: usize = 2000;
 /// When a run begins, in milliseconds since 1970.
 const BEGINNING: u64 = 1_000_000;
 
@@ -150,8 +154,11 @@ impl Run {
 
     /// A delete that must succeed, of any key there is.
     pub(crate) fn delete_now(&mut self) -> Result<(), String> {
-        let key =
-            self.history.last().iter().find_map(|(bucket, keys)| Some((bucket.clone(), keys.keys().next()?.clone())));
+        // One that has expired is none, and a delete of it writes nothing.
+        let first = |keys: &BTreeMap<Vec<u8>, model::Held>| {
+            keys.iter().find(|(_, held)| held.is_there(self.history.clock)).map(|(key, _)| key.clone())
+        };
+        let key = self.history.last().iter().find_map(|(bucket, keys)| Some((bucket.clone(), first(keys)?)));
         let (Some(store), Some((name, key))) = (self.store.clone(), key) else { return Ok(()) };
         let Some(bucket) = store.existing_bucket(&name).map_err(|e| format!("{e:?}"))? else { return Ok(()) };
         let moment = self.disk.now();
@@ -161,6 +168,25 @@ impl Run {
             Step::Done => Ok(()),
             step => Err(format!("a delete on a full disk is {step:?}: {text}")),
         }
+    }
+
+    /// Has a key hold what the last segment holds: records as they stand in a log, in a value.
+    pub(crate) fn set_log(&mut self, at: At) -> Result<Step, String> {
+        let Some(store) = self.store.clone() else { return self.open() };
+        let bucket = match self.bucket(&store, at.bucket)? {
+            Ok(bucket) => bucket,
+            Err(step) => return Ok(step),
+        };
+        let image = self.disk.image(Variant::AllKept);
+        let last = image.iter().rev().find(|(name, _)| segment::number_of(name).is_some());
+        let records = last.and_then(|(_, file)| file.get(segment::HEADER_BYTES as usize..)).unwrap_or_default();
+        let value: Arc<[u8]> = records[..records.len().min(LOG_BYTES_MAX)].into();
+        let (moment, durability) = (self.disk.now(), self.options.durability);
+        let changes = [Change::Put(bucket.name().to_owned(), at.key(), Some(value.clone()))];
+        let result = bucket.set(&at.key(), &value);
+        self.told(moment, durability, &changes, result, |run, commit, version| {
+            run.history.set_version(commit, at.bucket(), &at.key(), version.get())
+        })
     }
 
     /// Background jobs until there are none.
