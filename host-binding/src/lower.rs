@@ -124,8 +124,25 @@ fn place_and<'m, T>(cx: &'m mut LowerContext<'_, T>, bytes: &[u8]) -> Result<(Pl
     let len = u32::try_from(bytes.len())?;
     let at = cx.realloc(0, 0, 1, bytes.len())?;
     let memory = cx.as_slice_mut();
-    memory[at..][..bytes.len()].copy_from_slice(bytes);
+    copy(bytes, &mut memory[at..][..bytes.len()]);
     Ok((Placed { at: u32::try_from(at)?, len }, memory))
+}
+
+/// As `copy_from_slice`. The GNU C library copies more than `PIECE_BYTES` by one instruction of the processor's, which on some (Zen 3)
+/// takes eight times as long (4 KiB) or 27 times (64 KiB) where `from` lies, within a page, up to 31 bytes before `into`: one
+/// place of 132, if they are where they happen to be. Piece by piece it takes another way. The engine does so too.
+#[inline]
+fn copy(from: &[u8], into: &mut [u8]) {
+    const PIECE_BYTES: usize = 2 << 10;
+    const PAGE_BYTES: usize = 4 << 10;
+    let before = (into.as_ptr() as usize).wrapping_sub(from.as_ptr() as usize) % PAGE_BYTES;
+    if from.len() <= PIECE_BYTES || !(1..32).contains(&before) {
+        return into.copy_from_slice(from);
+    }
+    assert_eq!(from.len(), into.len());
+    for (from, into) in from.chunks(PIECE_BYTES).zip(into.chunks_mut(PIECE_BYTES)) {
+        into.copy_from_slice(from);
+    }
 }
 
 /// As [`place`], if the guest's strings are as ours are; `None`, and nothing done, if not.
@@ -235,6 +252,21 @@ mod tests {
         assert!(Utf8Bytes::new(Bytes::from_static(b"a\xff")).is_none());
         assert!(Utf8Bytes::of_text("a", Bytes::from_static(b"a")).is_some());
         assert!(Utf8Bytes::of_text("a", Bytes::from_static(b"\xff")).is_none());
+    }
+
+    #[test]
+    fn a_copy_is_one_wherever_in_a_page_it_is_from() {
+        let from: Vec<u8> = (0..20_000_u32).map(|i| (i ^ i >> 8) as u8).collect();
+        for len in [0, 100, 2048, 2049, 4096, 10_001] {
+            for lead in (0..4096).step_by(7).chain(4060..4096) {
+                let mut into = vec![0; len + 5000];
+                let begin = (from.as_ptr() as usize).wrapping_sub(into.as_ptr() as usize) % 4096;
+                let (from, at) = (&from[lead..][..len], begin);
+                copy(from, &mut into[at..][..len]);
+                assert!(into[at..][..len] == *from, "{len} bytes, {lead} into a page");
+                assert!(into[..at].iter().chain(&into[at + len..]).all(|byte| *byte == 0));
+            }
+        }
     }
 
     /// What stands in a guest's memory after it was answered so: `ty` is the type of the answer, `encoding` that of the guest's strings.
