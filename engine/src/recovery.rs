@@ -288,7 +288,7 @@ fn load_all(
             }
         }
         let read = |mut segments: Vec<&mut Loaded>| segments.iter_mut().try_for_each(|segment| segment.read());
-        let (others, ours) = io::both(|| read(others), || read(ours));
+        let (others, ours) = io::both(|| read(others), |_| read(ours));
         others.and(ours)?;
     }
     Ok(segments)

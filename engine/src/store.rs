@@ -129,7 +129,7 @@ impl Store {
         let take_up = || take_up(&commits, recovered.tails, buckets.as_ref());
         // Replaying does not call the disk where files are mapped.
         let at_once = commits.log.has_unsynced() && commits.log.disk().unmapped().is_none();
-        let (settled, records_replayed) = if at_once { io::both(settle, take_up) } else { (settle(), take_up()) };
+        let (settled, records_replayed) = if at_once { io::both(settle, |_| take_up()) } else { (settle(), take_up()) };
         let records_replayed = settled.and(records_replayed)?;
         let (live, known) = commits.catalogue.ids();
         commits.index.buckets.take_up(live, known, commits.log.end(&epoch::pin()));

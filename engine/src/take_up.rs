@@ -92,7 +92,7 @@ fn replay_noted(commits: &Commits, noted: Vec<(Arc<Segment>, Notes)>) -> Result<
         replay_where(commits, &noted, |_| true)?;
     } else {
         let half = |which: u64| replay_where(commits, &noted, move |hash| hash >> 63 == which);
-        let (first, second) = crate::io::both(|| half(0), || half(1));
+        let (first, second) = crate::io::both(|| half(0), |_| half(1));
         first.and(second)?;
     }
     Ok(records)

@@ -56,7 +56,7 @@ impl Bell {
         self.condvar.notify_one();
     }
 
-    fn wait(&self, at_most: Option<Duration>) {
+    pub(crate) fn wait(&self, at_most: Option<Duration>) {
         let mut rung = self.rung.lock();
         if !*rung {
             match at_most {
@@ -139,7 +139,7 @@ fn run_space(commits: &Commits, bell: &Bell) {
             if bell.stop.load(Ordering::Acquire) {
                 return;
             }
-            match commits.log.prepare_space() {
+            match commits.log.prepare_space_meanwhile(bell) {
                 Ok(true) => {}
                 Ok(false) => break,
                 // Writers are told when they need it.

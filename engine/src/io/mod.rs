@@ -256,17 +256,18 @@ pub(crate) fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// Runs both, the first on a thread of its own if there can be one.
+/// Runs both, the first on a thread of its own if there can be one: the second is told whether there is. Without one the first may
+/// run when the second has returned.
 #[allow(clippy::disallowed_methods, reason = "the seam itself")]
-pub(crate) fn both<T: Send>(first: impl FnOnce() -> T + Send, second: impl FnOnce() -> T) -> (T, T) {
+pub(crate) fn both<T: Send>(first: impl FnOnce() -> T + Send, second: impl FnOnce(bool) -> T) -> (T, T) {
     if simulated() {
-        return (first(), second());
+        return (first(), second(false));
     }
     let first = parking_lot::Mutex::new(Some(first));
     let take = || first.lock().take();
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().spawn_scoped(scope, || take().map(|first| first()));
-        let second = second();
+        let second = second(thread.is_ok());
         let done = thread.ok().and_then(|thread| match thread.join() {
             Ok(done) => done,
             Err(panic) => std::panic::resume_unwind(panic),

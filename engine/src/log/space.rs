@@ -6,7 +6,7 @@
 //! the disk. Why so: decision 7. What is kept back of a disk that is nearly full: `reserve`.
 
 use std::ops::Range;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use crate::io::map::Region;
 use crate::manifest::edit::Edit;
 use crate::seeded::{Bug, seeded};
 use crate::segment::{self, HEADER_BYTES, Header, PAGE_BYTES, Segment};
+use crate::worker::Bell;
 
 /// While no more slots are taken than that, segments get those of all that they could come to.
 const SLOTS_PLENTY: usize = SLOTS_MAX / 16;
@@ -62,6 +63,19 @@ impl Spare {
         // What the last of them has read, it has read before what is written from here on.
         fence(Ordering::Acquire);
         free
+    }
+}
+
+/// Says, also of a call that has panicked, that it has ended.
+struct Made<'a> {
+    is_made: &'a AtomicBool,
+    bell: &'a Bell,
+}
+
+impl Drop for Made<'_> {
+    fn drop(&mut self) {
+        self.is_made.store(true, Ordering::Release);
+        self.bell.ring();
     }
 }
 
@@ -439,36 +453,68 @@ impl Log {
     /// Background: prepares the active segment ahead of the writers, and the next one before it is full; whether there was
     /// something to do.
     pub(crate) fn prepare_space(&self) -> Result<bool> {
-        let guard = &epoch::pin();
+        self.prepare_space_by(|| self.make_next(0, Purpose::Growth))
+    }
+
+    /// As [`Log::prepare_space`], for a thread with nothing else to do: while another, of its own, makes the next segment, which waits for the
+    /// disk, it goes on with the active one. `bell` is what it waits for.
+    pub(crate) fn prepare_space_meanwhile(&self, bell: &Bell) -> Result<bool> {
+        self.prepare_space_by(|| {
+            let is_made = AtomicBool::new(false);
+            let make = || {
+                let _made = Made { is_made: &is_made, bell };
+                self.make_next(0, Purpose::Growth)
+            };
+            let (made, prepared) = seam::both(make, |is_beside| {
+                while is_beside && !is_made.load(Ordering::Acquire) {
+                    if !self.prepare_active()?.0 {
+                        bell.wait(None);
+                    }
+                }
+                Ok(())
+            });
+            made.and(prepared)
+        })
+    }
+
+    fn prepare_space_by(&self, make_next: impl Fn() -> Result<()>) -> Result<bool> {
         if self.disk.read_only() {
             return Ok(false);
         }
+        let (mut prepared, mut wants_next) = self.prepare_active()?;
+        while wants_next {
+            make_next()?;
+            prepared = true;
+            wants_next = self.prepare_active()?.1;
+        }
+        Ok(prepared)
+    }
+
+    /// Prepares the active segment ahead of the writers; whether there was something to do, and whether the next one is to be made.
+    fn prepare_active(&self) -> Result<(bool, bool)> {
+        let guard = &epoch::pin();
         let mut prepared = 0;
         loop {
-            let wants_next = {
-                let grow = self.grow.lock();
-                let active = self.active.load(guard);
-                let (reserved, limit, target) = (active.region.reserved(), active.region.limit(), active.target());
-                let ahead = prepared_at_a_time(target);
-                // Lacking some, it prepares twice as much as is enough.
-                let lacks = self.lacks_space(active, reserved + if prepared > 0 { ahead } else { 0 });
-                if grow.closed || prepared > 2 * ahead {
-                    return Ok(prepared > 0);
-                }
-                // First what writers need first.
-                if lacks {
-                    let step = if self.syncs { ahead } else { ahead.min(PREPARED_BYTES_MAX) };
-                    self.prepare(active, (limit + step / 4).min(target), (limit + step).min(target))?;
-                    prepared += step;
-                    continue;
-                }
-                grow.next.is_none() && self.lacks_next(active, reserved)
-            };
-            if !wants_next || self.is_starved() {
-                return Ok(prepared > 0);
+            let grow = self.grow.lock();
+            let active = self.active.load(guard);
+            let ahead = prepared_at_a_time(active.target());
+            let (reserved, limit) = (active.region.reserved(), active.region.limit());
+            if grow.closed || prepared > 2 * ahead {
+                return Ok((prepared > 0, false));
             }
-            self.make_next(0, Purpose::Growth)?;
-            prepared += 1;
+            if reserved + active.kept_bytes() + ahead > active.target() && self.next_is_late() {
+                active.raise_target();
+            }
+            // Lacking some, it prepares twice as much as is enough.
+            if !self.lacks_space(active, reserved + if prepared > 0 { ahead } else { 0 }) {
+                let wants_next = grow.next.is_none() && self.lacks_next(active, reserved) && !self.is_starved();
+                return Ok((prepared > 0, wants_next));
+            }
+            // First what writers need first.
+            let step = if self.syncs { ahead } else { ahead.min(PREPARED_BYTES_MAX) };
+            let target = active.target();
+            self.prepare(active, (limit + step / 4).min(target), (limit + step).min(target))?;
+            prepared += step;
         }
     }
 
