@@ -393,9 +393,6 @@ pub fn tokens(bytes: &[u8]) {
     let rest = script.0;
     let cursor = cursor::encode(&identity, &prefix, rest);
     assert_eq!(cursor::decode(&identity, &prefix, &cursor).as_deref(), Ok(rest));
-    let other = format!("{identity}+");
-    // A check of 32 bits may be met by accident; not by one that holds another name.
-    assert_ne!(cursor::encode(&other, &prefix, rest), cursor);
     let text = String::from_utf8_lossy(rest);
     if let Ok(key) = cursor::decode(&identity, &prefix, &text) {
         assert_eq!(cursor::encode(&identity, &prefix, &key), text, "a place has one cursor");
