@@ -423,6 +423,15 @@ mod tests {
     }
 
     #[test]
+    fn a_version_at_which_no_record_can_stand_is_malformed() {
+        let moved = |version| encode(&Record { moved: Some(version), ..Record::set(7, b"key", b"value") });
+        assert!(Record::verify(&moved(8 * ALIGN), Seed::new(1, 2)).is_ok());
+        for wrong in 1..ALIGN {
+            assert_eq!(Record::verify(&moved(8 * ALIGN + wrong), Seed::new(1, 2)), Err(Defect::Malformed));
+        }
+    }
+
+    #[test]
     fn a_plain_record_reads_as_any_does() {
         let (key, value) = (vec![b'k'; 200], vec![b'v'; 20_000]);
         for bucket in [0, 1, 127, 128, u64::MAX] {
