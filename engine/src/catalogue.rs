@@ -79,19 +79,15 @@ impl Replay {
 
     /// Takes up a record of bucket [`CATALOGUE`]; `None` if it is not one that we write.
     pub(crate) fn take(&mut self, record: &Record<'_>) -> Option<()> {
-        if record.key == NEXT_ID {
-            self.state.next_id = self.state.next_id.max(u64::from_le_bytes(record.value.try_into().ok()?));
-            return Some(());
-        }
-        let name = std::str::from_utf8(record.key.strip_prefix(b"b")?).ok()?;
-        if record.kind == Kind::Delete {
-            let gone = self.state.buckets.remove(name);
-            self.seen.extend(gone.map(|entry| entry.id));
-            return Some(());
-        }
-        let id = u64::from_le_bytes(record.value.try_into().ok()?);
-        let replaced = self.state.buckets.insert(name.into(), entry(id, name));
-        self.seen.extend(replaced.map(|entry| entry.id));
+        let gone = match Told::by(record)? {
+            Told::NextId(id) => {
+                self.state.next_id = self.state.next_id.max(id);
+                None
+            }
+            Told::Dropped(name) => self.state.buckets.remove(name),
+            Told::Bucket(name, id) => self.state.buckets.insert(name.into(), entry(id, name)),
+        };
+        self.seen.extend(gone.map(|entry| entry.id));
         Some(())
     }
 
@@ -101,10 +97,35 @@ impl Replay {
     }
 }
 
+/// What a record of the catalogue says.
+enum Told<'a> {
+    NextId(u64),
+    Bucket(&'a str, u64),
+    Dropped(&'a str),
+}
+
+impl<'a> Told<'a> {
+    fn by(record: &Record<'a>) -> Option<Told<'a>> {
+        let id = || Some(u64::from_le_bytes(record.value.try_into().ok()?));
+        if record.key == NEXT_ID {
+            return id().map(Told::NextId);
+        }
+        let name = std::str::from_utf8(record.key.strip_prefix(b"b")?).ok()?;
+        if record.kind == Kind::Delete { Some(Told::Dropped(name)) } else { Some(Told::Bucket(name, id()?)) }
+    }
+}
+
+/// Whether a record of the catalogue is one that we write.
+pub(crate) fn makes_sense(record: &Record<'_>) -> bool {
+    Told::by(record).is_some()
+}
+
 /// The bucket that a record of the catalogue drops, if it does.
 pub(crate) fn dropped_name<'a>(record: &Record<'a>) -> Option<&'a str> {
-    let name = record.key.strip_prefix(b"b").filter(|_| record.kind == Kind::Delete)?;
-    std::str::from_utf8(name).ok()
+    match Told::by(record)? {
+        Told::Dropped(name) => Some(name),
+        _ => None,
+    }
 }
 
 fn entry(id: u64, name: &str) -> Arc<Entry> {

@@ -168,6 +168,10 @@ impl Loaded {
         let bytes = self.region.read(0..to).map_err(|e| self.unread(e))?;
         let extent = replay::extent_from(&bytes, self.header.salt, self.read_from, notes.as_mut());
         drop(bytes);
+        // Now, while nothing has been changed.
+        if let Some(at) = extent.nonsense_at {
+            return Err(Error::corrupt(&self.name(), at, "an entry of the bucket catalogue makes no sense"));
+        }
         (self.extent, self.notes) = (extent, notes);
         Ok(())
     }

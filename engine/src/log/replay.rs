@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::catalogue::CATALOGUE;
+use crate::catalogue::{CATALOGUE, makes_sense};
 use crate::checksum::Seed;
 use crate::commit::hash_key;
 use crate::error::Result;
@@ -30,12 +30,14 @@ pub(crate) struct Extent {
     pub(crate) records: u64,
     /// Highest durable mark seen.
     pub(crate) mark: u64,
+    /// Offset of the first record of the bucket catalogue that checks and is none that we write.
+    pub(crate) nonsense_at: Option<u64>,
 }
 
 impl Extent {
     /// A log that ends here, and of which nothing was read.
     pub(crate) fn unread(end: u64) -> Extent {
-        Extent { end, defect: Defect::Blank, defect_at: end, commits: 0, records: 0, mark: 0 }
+        Extent { end, defect: Defect::Blank, defect_at: end, commits: 0, records: 0, mark: 0, nonsense_at: None }
     }
 }
 
@@ -111,6 +113,7 @@ pub(crate) fn extent_from(bytes: &[u8], salt: u64, from: u64, mut notes: Option<
                 extent.commits += 1;
                 extent.records += commit.records;
                 extent.mark = extent.mark.max(commit.mark);
+                extent.nonsense_at = extent.nonsense_at.or(commit.nonsense_at);
             }
             Err((defect, at)) => {
                 if let Some(notes) = notes {
@@ -128,6 +131,7 @@ struct Commit {
     end: u64,
     records: u64,
     mark: u64,
+    nonsense_at: Option<u64>,
 }
 
 /// The commit that begins at `at`: one record, or a batch with all its members.
@@ -136,8 +140,9 @@ fn commit_at(bytes: &[u8], salt: u64, at: u64, mut notes: Option<&mut Notes>) ->
     if first.member {
         return Err((Defect::Malformed, at));
     }
-    let mut commit = Commit { end: at + len, records: 1, mark: first.mark.unwrap_or(0) };
+    let mut commit = Commit { end: at + len, records: 1, mark: first.mark.unwrap_or(0), nonsense_at: None };
     if first.kind != Kind::Batch {
+        commit.nonsense_at = nonsense(at, &first);
         if let Some(notes) = notes {
             notes.take(at, &first, len);
         }
@@ -155,10 +160,16 @@ fn commit_at(bytes: &[u8], salt: u64, at: u64, mut notes: Option<&mut Notes>) ->
         if let Some(notes) = notes.as_deref_mut() {
             notes.take(commit.end, &member, len);
         }
+        commit.nonsense_at = commit.nonsense_at.or_else(|| nonsense(commit.end, &member));
         commit.end += len;
         commit.records += 1;
     }
     if commit.end == members_end { Ok(commit) } else { Err((Defect::Malformed, commit.end)) }
+}
+
+#[inline]
+fn nonsense(at: u64, record: &Record<'_>) -> Option<u64> {
+    (record.bucket == CATALOGUE && !makes_sense(record)).then_some(at)
 }
 
 fn verify_at(bytes: &[u8], salt: u64, at: u64) -> Result<(Record<'_>, u64), (Defect, u64)> {

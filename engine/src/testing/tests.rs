@@ -4,8 +4,12 @@ use std::sync::Arc;
 
 use super::counts::{Case, Counts};
 use super::model;
+use crate::catalogue::CATALOGUE;
+use crate::checksum::Seed;
 use crate::io::sim::{Failure, Fault, Image, Platter, SimDisk, Variant};
 use crate::io::{Disk, write_full};
+use crate::log::record::Record;
+use crate::log::replay;
 use crate::manifest::edit::{EDIT_BYTES, Edit};
 use crate::manifest::superblock::{self, Superblock};
 use crate::manifest::{Manifest, State};
@@ -625,4 +629,25 @@ fn verifying_an_open_store_finds_damage_that_its_open_had_no_need_to_read() {
     assert!(store.report().checkpoint);
     let report = store.verify().unwrap();
     assert!(report.findings.iter().any(|finding| finding.file == name), "{report:?}");
+}
+
+#[test]
+fn a_record_of_the_catalogue_that_makes_no_sense_is_refused_before_anything_is_changed() {
+    let (disk, store) = new();
+    store.bucket("b").unwrap().set(b"key", &[1; 300]).unwrap();
+    drop(store);
+    let mut image = disk.image(Variant::AllKept);
+    let (_, log) = image.iter_mut().find(|(name, _)| crate::segment::number_of(name).is_some()).unwrap();
+    let log = Arc::make_mut(log);
+    let salt = u64::from_le_bytes(log[32..40].try_into().unwrap());
+    // With a checksum that is right, and behind it what a crash leaves of a record: an open has something to repair.
+    let at = replay::extent(log, salt).end as usize;
+    let nonsense = Record::set(CATALOGUE, b"x", b"y");
+    let end = at + nonsense.bytes() as usize;
+    log.resize(log.len().max(end + 64), 0);
+    nonsense.encode(&mut log[at..end], Seed::new(salt, at as u64));
+    log[end..end + 64].fill(0xa5);
+    let disk = SimDisk::new(image.clone(), 2);
+    assert_eq!(open(&disk).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert!(disk.image(Variant::AllKept) == image, "files were changed");
 }
