@@ -1,7 +1,7 @@
 //! What the fuzz targets do, each of any bytes: these are read as what a file may hold; or they are a script, of what is put into a file with checksums
 //! made right, or of what is done to a store and to the disk below it.
 //!
-//! Flow: bytes -> [`Script`] -> choices, as the campaigns make them of a seed -> the workloads and judges of the campaigns.
+//! Flow: bytes -> `Script` -> choices, as the campaigns make them of a seed -> the workloads and judges of the campaigns.
 //! Invariants: 1. Any bytes are a script. 2. What differs from what was told is an `Err`, and what cannot be is a panic; both are finds.
 //! 3. The same bytes do the same.
 
