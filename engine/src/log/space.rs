@@ -33,9 +33,10 @@ const SEGMENTS_PER_LOG: u64 = 16;
 /// Most space that is prepared at a time, before others are let at the lock; a writer waits for it. The thread that prepares
 /// space has up to sixteen times as much ready.
 const PREPARED_BYTES_MAX: u64 = 256 << 10;
-/// Bytes for which the disk is asked to find blocks at a time, and the part of what is free that they are at most.
-const PROMISED_BYTES: u64 = 16 << 20;
-const PLENTY_SHARE: u64 = 64;
+/// Bytes for which the disk is asked to find blocks at a time: what is not written of them stays with an idle store. Not where less than
+/// this is free.
+const PROMISED_BYTES: u64 = 1 << 20;
+const PLENTY_BYTES: u64 = 1 << 30;
 /// How long a writer waits for the lock before it looks whether somebody else has made room.
 const ROOM_WAIT: Duration = Duration::from_micros(50);
 /// Files of segments that were given up that are kept for segments to come.
@@ -196,7 +197,7 @@ impl Log {
     /// a time: zeros for which none were found yet take half as long again. A hint.
     fn promise_ahead(&self, file: &dyn seam::File, zeros: Range<u64>, target: u64) {
         let is_next = zeros.start == 0 || zeros.start / PROMISED_BYTES != zeros.end / PROMISED_BYTES;
-        let has_plenty = || self.disk.space().is_some_and(|space| space.free / PLENTY_SHARE > PROMISED_BYTES);
+        let has_plenty = || self.disk.space().is_some_and(|space| space.free > PLENTY_BYTES);
         if !self.syncs && target >= FIRST_SEGMENT_BYTES && is_next && has_plenty() {
             let _ = file.promise((zeros.end + 1).next_multiple_of(PROMISED_BYTES).min(target));
         }
