@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crossbeam_epoch as epoch;
+use crossbeam_epoch::{self as epoch, Guard};
 
 use super::{Addressed, Contents, LINES_AT, file_name};
 use crate::checksum::Seed;
@@ -84,14 +84,17 @@ impl Checkpointer {
             if commits.log.disk().keeps_nothing() || commits.log.has_ghosts() {
                 return Ok(Progress::None);
             }
-            let (busy_min, idle_min) = due_from(commits);
+            let guard = &epoch::pin();
+            let directory = commits.directory.bytes(guard);
+            let idle_min = due_when_idle(commits, directory);
             let from = commits.log.checkpoint().0.map_or(0, |checkpoint| checkpoint.from);
             let least = from.saturating_add(idle_min).max(self.not_before);
-            if end < least || commits.log.bytes_from(from, &epoch::pin()) < idle_min {
+            let logged = commits.log.bytes_from(from, guard);
+            if end < least || logged < idle_min {
                 commits.log.wake_at(least.max(end + idle_min / 2));
                 return Ok(Progress::None);
             }
-            if !idle && commits.log.bytes_from(from, &epoch::pin()) < busy_min {
+            if !idle && logged < due_when_busy(commits, directory, guard) {
                 return Ok(Progress::Later);
             }
         }
@@ -142,15 +145,18 @@ impl Checkpointer {
     }
 }
 
-/// Bytes of log from which on a checkpoint is due: while others write, and while nobody does.
-fn due_from(commits: &Commits) -> (u64, u64) {
-    let guard = &epoch::pin();
-    let directory = commits.directory.bytes(guard);
+/// Bytes of log from which on a checkpoint is due while nobody writes, with so many bytes of directory.
+fn due_when_idle(commits: &Commits, directory: u64) -> u64 {
+    let min = commits.checkpoint_bytes_min;
+    directory.min(min).max(min / IDLE_SHARE)
+}
+
+/// The same while others write.
+fn due_when_busy(commits: &Commits, directory: u64, guard: &Guard) -> u64 {
     let live: u64 = commits.log.segments(guard).iter().map(|s| s.live_bytes()).sum();
     let record = live / commits.directory.keys(guard).max(1);
-    let min = commits.checkpoint_bytes_min;
-    let busy = min.saturating_mul((record / SMALL_RECORD_BYTES).clamp(1, LARGE_TIMES_MAX));
-    ((DIRECTORY_TIMES_BUSY * directory).max(busy), directory.min(min).max(min / IDLE_SHARE))
+    let times = (record / SMALL_RECORD_BYTES).clamp(1, LARGE_TIMES_MAX);
+    (DIRECTORY_TIMES_BUSY * directory).max(commits.checkpoint_bytes_min.saturating_mul(times))
 }
 
 impl Writing {

@@ -194,7 +194,7 @@ impl Log {
     }
 
     /// Where the disk has plenty of room, has it find the blocks of a segment some way ahead of the zeros that are written to it, many at
-    /// a time: zeros for which none were found yet take half as long again. A hint.
+    /// a time: that spares it a look at each as it is written. A hint.
     fn promise_ahead(&self, file: &dyn seam::File, zeros: Range<u64>, target: u64) {
         let is_next = zeros.start == 0 || zeros.start / PROMISED_BYTES != zeros.end / PROMISED_BYTES;
         let has_plenty = || self.disk.space().is_some_and(|space| space.free > PLENTY_BYTES);
