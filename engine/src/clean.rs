@@ -224,7 +224,12 @@ impl Cleaner {
             if mood == Mood::Starved {
                 return Ok(if self.emptied.is_empty() { Progress::None } else { Progress::Later });
             }
-            let later = !self.emptied.is_empty() || self.choose(commits, Mood::Idle, guard).is_some();
+            let ends_active = self.gains_by_ending_active(commits, guard);
+            if mood == Mood::Idle && ends_active {
+                commits.log.end_active()?;
+                return Ok(Progress::Some);
+            }
+            let later = ends_active || !self.emptied.is_empty() || self.choose(commits, Mood::Idle, guard).is_some();
             return Ok(if later { Progress::Later } else { Progress::None });
         };
         if let Err(e) = move_some(commits, &mut at, guard) {
@@ -248,12 +253,32 @@ impl Cleaner {
     }
 
     fn choose(&self, commits: &Commits, mood: Mood, guard: &Guard) -> Option<Cleaning> {
-        let all = commits.log.segments(guard);
         let (sealed, candidates): (Vec<_>, Vec<_>) = self.candidates(commits, guard).into_iter().unzip();
-        let is_emptied = |s: &Arc<Segment>| self.emptied.iter().any(|(e, _)| Arc::ptr_eq(e, s));
-        let log_bytes = all.iter().filter(|s| !is_emptied(s)).map(|s| s.region.published()).sum();
-        let chosen = pick(&candidates, log_bytes, self.dead_bytes_min, mood)?;
+        let chosen = pick(&candidates, self.log_bytes(commits, guard), self.dead_bytes_min, mood)?;
         Some(begin(commits, sealed[chosen].clone(), false, guard))
+    }
+
+    /// Whether so much is dead in an active segment which took more than it was made for, since the next one was late, that nothing but its
+    /// end keeps the log from being cleaned.
+    fn gains_by_ending_active(&self, commits: &Commits, guard: &Guard) -> bool {
+        let active = commits.log.active(guard);
+        if active.region.published() <= active.planned() || active.is_damaged() {
+            return false;
+        }
+        let mut candidates: Vec<_> =
+            self.candidates(commits, guard).into_iter().map(|(_, candidate)| candidate).collect();
+        candidates.push(candidate(commits, active, guard));
+        pick(&candidates, self.log_bytes(commits, guard), self.dead_bytes_min, Mood::Idle).is_some()
+    }
+
+    fn is_emptied(&self, segment: &Arc<Segment>) -> bool {
+        self.emptied.iter().any(|(emptied, _)| Arc::ptr_eq(emptied, segment))
+    }
+
+    /// Bytes of the log, without what is about to be given up.
+    fn log_bytes(&self, commits: &Commits, guard: &Guard) -> u64 {
+        let all = commits.log.segments(guard);
+        all.iter().filter(|s| !self.is_emptied(s)).map(|s| s.region.published()).sum()
     }
 
     /// Of the segments that would give most, the first that is worth it and that there is space for.
@@ -294,19 +319,9 @@ impl Cleaner {
 
     /// The segments that may be cleaned, oldest first.
     fn candidates(&self, commits: &Commits, guard: &Guard) -> Vec<(Arc<Segment>, Candidate)> {
-        let end = commits.log.end(guard);
-        let emptied = |s: &Arc<Segment>| self.emptied.iter().any(|(e, _)| Arc::ptr_eq(e, s));
-        // A tombstone that is dropped must stand in a run, or the index would never hear of it.
-        let covered = commits.index.covered();
-        let may_drop = |s: &Arc<Segment>| s.header.base < covered;
-        let may_be_cleaned = |s: &Arc<Segment>| !emptied(s) && !s.is_damaged();
-        let sealed: Vec<_> = commits.log.sealed(guard).into_iter().filter(may_be_cleaned).collect();
-        let candidate = |s: &Arc<Segment>| {
-            let (live, tombstones) = (s.live_bytes(), s.tombstone_bytes());
-            let (live, tombstones) = if may_drop(s) { (live, tombstones) } else { (live + tombstones, 0) };
-            Candidate { bytes: s.region.published(), live, tombstones, age: end - s.header.base.min(end) }
-        };
-        sealed.into_iter().map(|segment| (segment.clone(), candidate(&segment))).collect()
+        let may_be_cleaned = |s: &Arc<Segment>| !self.is_emptied(s) && !s.is_damaged();
+        let sealed = commits.log.sealed(guard).into_iter().filter(may_be_cleaned);
+        sealed.map(|segment| (segment.clone(), candidate(commits, &segment, guard))).collect()
     }
 
     fn give_up_emptied(&mut self, commits: &Commits, mood: Mood) -> Result<()> {
@@ -323,6 +338,15 @@ impl Cleaner {
         }
         Ok(())
     }
+}
+
+fn candidate(commits: &Commits, segment: &Segment, guard: &Guard) -> Candidate {
+    let (live, tombstones) = (segment.live_bytes(), segment.tombstone_bytes());
+    // A tombstone that is dropped must stand in a run, or the index would never hear of it.
+    let may_drop = segment.header.base < commits.index.covered();
+    let (live, tombstones) = if may_drop { (live, tombstones) } else { (live + tombstones, 0) };
+    let age = commits.log.end(guard).saturating_sub(segment.header.base);
+    Candidate { bytes: segment.region.published(), live, tombstones, age }
 }
 
 fn begin(commits: &Commits, segment: Arc<Segment>, fits: bool, guard: &Guard) -> Cleaning {

@@ -543,10 +543,10 @@ fn used_bytes(bytes: &[u8], from: u64) -> u64 {
     bytes[from..end].iter().rposition(|b| *b != 0).map_or(from as u64, |at| (from + at) as u64 + 1)
 }
 
-/// How far a segment that is `filled` so far was to be filled, or somewhat more.
-fn target_of(header: &Header, filled: u64) -> u64 {
-    let target = if io::MAPS_PAST_END { header.capacity / segment::TARGETS } else { header.capacity };
-    target.max(filled).next_multiple_of(segment::PAGE_BYTES).min(header.capacity)
+/// How far a segment was to be filled when it was made, or less.
+fn planned_of(header: &Header) -> u64 {
+    let planned = if io::MAPS_PAST_END { header.capacity / segment::TARGETS } else { header.capacity };
+    planned.next_multiple_of(segment::PAGE_BYTES).min(header.capacity)
 }
 
 /// The open segments, which of them goes on, and what is to be replayed.
@@ -597,12 +597,12 @@ fn resume(
             || seeded(Bug::AppendAfterReopen) && Some(loaded.number) == last)
             && sealed.is_none()
             && !disk.read_only();
-        let target = target_of(&loaded.header, loaded.extent.end);
+        let planned = planned_of(&loaded.header);
         let region = if goes_on {
             let failed = |e| Error::io(format_args!("cannot go on with {name}"), e);
             let (filled, capacity) = (loaded.extent.end, loaded.header.capacity);
             // The first write prepares more; what deletes may need is had at once, if it can be had.
-            let kept = if io::MAPS_PAST_END { (filled + target / 8).min(target) } else { capacity };
+            let kept = if io::MAPS_PAST_END { (filled + planned / 8).min(planned.max(filled)) } else { capacity };
             let limit = match loaded.file.reserve(kept, log::SYNCED_PIECE_BYTES) {
                 Ok(()) => kept,
                 Err(e) => match failed(e) {
@@ -614,7 +614,7 @@ fn resume(
         } else {
             loaded.region.cut(loaded.extent.end)
         };
-        let segment = Segment::new(loaded.header, target, first_slot as u32, loaded.file, region);
+        let segment = Segment::new(loaded.header, planned, first_slot as u32, loaded.file, region);
         if let Some(counts) = counts {
             segment.take_up_counts(counts.live, counts.tombstones);
         }

@@ -122,7 +122,8 @@ pub(crate) struct Segment {
     pub(crate) header: Header,
     /// First of the address slots that the segment takes; see `log::Place`.
     pub(crate) first_slot: u32,
-    /// Bytes to be written to it before the next one takes over; see [`Segment::target`].
+    /// Bytes to be written to it before the next one takes over, when it was made and by now; see [`Segment::target`].
+    planned: u64,
     target: AtomicU64,
     pub(crate) file: Arc<dyn File>,
     pub(crate) region: Arc<Region>,
@@ -151,12 +152,13 @@ struct LiveCounts {
 }
 
 impl Segment {
-    /// One to be filled up to `target`.
-    pub(crate) fn new(header: Header, target: u64, first_slot: u32, file: Arc<dyn File>, region: Region) -> Segment {
+    /// One to be filled up to `planned`, or that an earlier process has filled somewhat further.
+    pub(crate) fn new(header: Header, planned: u64, first_slot: u32, file: Arc<dyn File>, region: Region) -> Segment {
         Segment {
             header,
             first_slot,
-            target: AtomicU64::new(target),
+            planned,
+            target: AtomicU64::new(planned.max(region.published().next_multiple_of(PAGE_BYTES))),
             file,
             region: Arc::new(region),
             counts: Apart::default(),
@@ -403,9 +405,14 @@ impl Segment {
         target < capacity
     }
 
-    /// Bytes that are appended last: while there is no segment to follow, only by what frees space.
+    /// What [`Segment::target`] was to begin with.
+    pub(crate) fn planned(&self) -> u64 {
+        self.planned
+    }
+
+    /// Bytes that are appended last: while there is no segment to follow, only by what frees space. However late that is.
     pub(crate) fn kept_bytes(&self) -> u64 {
-        self.target() / 8
+        self.planned / 8
     }
 
     /// Makes the published bytes from `from` on survive a power cut; the position that is now durable.

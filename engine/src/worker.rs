@@ -445,4 +445,30 @@ mod tests {
             assert_eq!(value[..], [(4 * KEYS + i) as u8; 100]);
         }
     }
+
+    #[test]
+    fn a_segment_that_took_more_while_the_next_was_late_does_not_keep_a_store_large() {
+        const SEGMENT_BYTES: u64 = 1 << 20;
+        // One round, all of which lives, and many over a few keys.
+        for (keys, rounds) in [(96, 1), (4, 24)] {
+            let dir = tempfile::tempdir().unwrap();
+            let options = Options { next_is_late: true, ..Options::new().durability(Durability::Os) };
+            let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir.path(), &options, refuse_foreign).unwrap());
+            let store = Store::without_worker(disk.clone(), options.segment_bytes_max(SEGMENT_BYTES)).unwrap();
+            let (bucket, commits) = (store.bucket("b").unwrap(), &store.0.commits);
+            for i in (0..keys).cycle().take(keys as usize * rounds) {
+                bucket.set(&[i], &[i; 64 << 10]).unwrap();
+            }
+            let mut jobs = Jobs::default();
+            let rests = |_: &usize| jobs.round(commits, false).unwrap() == Next::WhenRung;
+            assert!((0..1000).find(rests).is_some());
+            let files = disk.list().unwrap().iter().map(|name| disk.open(name).unwrap().len().unwrap()).sum::<u64>();
+            let user_bytes = u64::from(keys) << 16;
+            // What is kept for deletes is that of one segment as planned.
+            assert!(files <= user_bytes + SEGMENT_BYTES / 4, "{files} bytes for {user_bytes}");
+            for i in 0..keys {
+                assert_eq!(bucket.get(&[i]).unwrap().unwrap()[..], [i; 64 << 10]);
+            }
+        }
+    }
 }

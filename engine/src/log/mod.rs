@@ -262,7 +262,7 @@ impl Log {
                 _ if self.next_ready.load(Ordering::Relaxed) => 0,
                 _ if self.reserve.starved.load(Ordering::Relaxed) => self.kept_when_starved(segment, bytes, purpose)?,
                 Purpose::Freeing => 0,
-                Purpose::Cleaning => reserve::kept_for_deletes(segment.target()),
+                Purpose::Cleaning => reserve::kept_for_deletes(segment.planned()),
                 Purpose::Growth => segment.kept_bytes(),
             };
             match segment.region.reserve_keeping(bytes, kept) {
@@ -431,6 +431,11 @@ impl Log {
     pub(crate) fn ask_to_wake(&self) {
         self.asked.fetch_or(WAKE, Ordering::SeqCst);
         fence(Ordering::SeqCst);
+    }
+
+    /// The segment that is appended to.
+    pub(crate) fn active<'g>(&'g self, guard: &'g Guard) -> &'g Arc<Segment> {
+        self.active.load(guard)
     }
 
     /// Whether this is the segment that is appended to.

@@ -68,7 +68,7 @@ pub(super) fn kept_for_deletes(bytes: u64) -> u64 {
 
 /// What is left of the part that deletes have of a segment which is the last that there is of the reserve.
 fn left_for_deletes(segment: &Segment) -> u64 {
-    kept_for_deletes(segment.target()).saturating_sub(segment.tombstone_bytes())
+    kept_for_deletes(segment.planned()).saturating_sub(segment.tombstone_bytes())
 }
 
 /// The reserve, and how the store stands without it.
@@ -156,7 +156,7 @@ impl Log {
         } else if self.owes() {
             left_for_deletes(segment)
         } else {
-            kept_for_deletes(segment.target())
+            kept_for_deletes(segment.planned())
         }
     }
 
@@ -178,7 +178,7 @@ impl Log {
             segment.region.limit().saturating_sub(segment.region.reserved() + kept)
         };
         left(active, self.kept_from_cleaner(active))
-            .max(next.map_or(0, |next| left(&next, kept_then(next.target()))))
+            .max(next.map_or(0, |next| left(&next, kept_then(next.planned()))))
             .max(file.map_or(0, |bytes| bytes - HEADER_BYTES - kept_then(bytes)))
     }
 

@@ -519,6 +519,18 @@ impl Log {
         }
     }
 
+    /// Cleaner: has the next segment take over from the active one, which others have stopped to fill.
+    pub(crate) fn end_active(&self) -> Result<()> {
+        self.make_next(0, Purpose::Cleaning)?;
+        let guard = &epoch::pin();
+        let mut grow = self.grow.lock();
+        let active = self.active.load(guard).clone();
+        if !grow.closed && !active.region.is_closed() {
+            self.rotate(&mut grow, &active, 0, guard)?;
+        }
+        Ok(())
+    }
+
     /// Whether [`Log::give_back_space`] would.
     pub(crate) fn has_space_to_give_back(&self) -> bool {
         let guard = &epoch::pin();
@@ -646,7 +658,7 @@ fn whole_steps(bytes: u64, target: u64) -> u64 {
 /// How far a segment needs to be prepared while nobody writes, if it is prepared much further: for what deletes may need, if
 /// there is no segment behind it where that is `kept`.
 fn more_than_enough(segment: &Segment, kept: bool) -> Option<u64> {
-    let margin = segment.target() / 64;
+    let margin = segment.planned() / 64;
     let enough = segment.region.reserved() + if kept { segment.kept_bytes() } else { 0 } + margin;
     (segment.region.limit() > enough + 2 * margin).then_some(enough)
 }
