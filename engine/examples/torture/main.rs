@@ -233,10 +233,6 @@ fn tell(name: &str, unit: &str, how: &How, outcome: &Outcome) -> Result<(), Stri
 }
 
 fn campaign(campaign: Campaign, how: &How) -> Result<(), String> {
-    use Campaign::{Crash, CrashInRecovery, Errors, Exhaustive};
-    if matches!(campaign, Crash | CrashInRecovery | Exhaustive | Errors) {
-        memory::keep();
-    }
     let outcome = drive::run(campaign, &how.limits(), &how.case()?);
     tell(campaign.name(), campaign.unit(), how, &outcome)
 }
