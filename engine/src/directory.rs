@@ -25,10 +25,12 @@
 //!
 //! Source: extendible hashing after Fagin et al. 1979; sequence locks after Lameter 2005.
 
+mod part;
+
 use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use crossbeam_epoch::{self as epoch, Atomic, Guard, Owned};
 use parking_lot::{Mutex, MutexGuard};
@@ -40,6 +42,11 @@ use crate::io::room::Room;
 use crate::log::record::Record;
 use crate::seeded::{Bug, seeded};
 use crate::tally::{BucketStats, Tallies};
+
+use part::{
+    AS_NEEDED, Counts, Hits, LINES_MAX, Line, PLACE_MASK, Part, REMOVED, SPLITS_PER_TAG, WORDS, grown_by, lines_for,
+};
+pub(crate) use part::{LINE_BYTES, PLACE_BITS, Place};
 
 /// A value that readers look at under an epoch guard while a writer replaces it.
 pub(crate) struct Cell<T: Send + Sync + 'static>(Atomic<T>);
@@ -103,87 +110,13 @@ fn prefetch_at<T>(at: *const T) {
     let _ = at;
 }
 
-/// Bits of a word that are a place.
-pub(crate) const PLACE_BITS: u32 = 37;
-const PLACE_MASK: u64 = (1 << PLACE_BITS) - 1;
-const REMOVED: u64 = 1;
-
 const SHARD_BITS: u32 = 8;
 /// Shards of a directory, but of one on a simulated disk, which is made anew too often for so many.
 pub(crate) const SHARDS: usize = 1 << SHARD_BITS;
-/// Low hash bits kept in the tag: they choose the home line.
-const HOME_BITS: u32 = 16;
-/// Hash bits kept in the tag from below those that choose the part.
-const SPLIT_BITS: u32 = 64 - PLACE_BITS - HOME_BITS;
-/// Splits after which the tags are made anew.
-const SPLITS_PER_TAG: u32 = 1;
-const WORDS: usize = 8;
-/// Largest part: what one growth step copies, and so how long a writer of that shard may wait for another.
-const LINES_MAX: usize = if cfg!(miri) { 4 } else { 1024 };
 /// Tries of a reader of several keys before it takes the locks.
 const SNAPSHOT_TRIES: usize = 16;
 /// Tries of a sweep over all shards to get the lock of one: as long as a write takes.
 const LOCK_TRIES: usize = 200;
-
-/// Where a record is. The log knows how to read it; here it is a number of [`PLACE_BITS`] bits, greater than 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Place(pub(crate) u64);
-
-#[repr(align(64))]
-pub(crate) struct Line([AtomicU64; WORDS]);
-
-/// The place in a word, if that is a key with this tag.
-#[inline]
-fn place_of(word: u64, tag: u64) -> Option<Place> {
-    // With the tag gone only a place is left, if the tag was this one.
-    let place = word ^ tag;
-    (place > REMOVED && place <= PLACE_MASK).then_some(Place(place))
-}
-
-impl Line {
-    /// Which of the words are keys with this tag.
-    ///
-    /// All are looked at, without a branch for each: in which of them a key stands is not to be foreseen, and a branch that was
-    /// foreseen wrongly holds up all that depends on a line that is still under way.
-    #[inline]
-    fn look(&self, tag: u64) -> Hits {
-        let mut hits = 0;
-        for word in self.0.iter().rev() {
-            // Without regard to the two words that are no keys: `places` asks again.
-            hits = 2 * hits + u32::from(word.load(Ordering::Acquire) ^ tag <= PLACE_MASK);
-        }
-        Hits(hits)
-    }
-
-    /// Whether it ends a probe (invariant 2).
-    #[inline]
-    fn ends(&self) -> bool {
-        self.0.iter().any(|word| word.load(Ordering::Acquire) == 0)
-    }
-
-    /// The places of the keys with this tag, in the order of the words: of those that were hits, the ones that still are. A key that
-    /// is written again keeps its word, so that it is still met.
-    #[inline]
-    fn places(&self, tag: u64, mut hits: Hits) -> impl Iterator<Item = Place> {
-        std::iter::from_fn(move || {
-            loop {
-                // Asked again: to keep all words from the first look would cost more.
-                let word = self.0.get(hits.0.trailing_zeros() as usize)?.load(Ordering::Acquire);
-                hits.0 &= hits.0 - 1;
-                if let Some(place) = place_of(word, tag) {
-                    return Some(place);
-                }
-            }
-        })
-    }
-}
-
-/// Words of a line, a bit each.
-#[derive(Clone, Copy)]
-struct Hits(u32);
-
-/// Bytes of a line.
-pub(crate) const LINE_BYTES: usize = size_of::<Line>();
 
 /// The lines of a part: memory of its own, in a page that others share if it is large, or a stretch of a checkpoint mapped privately.
 #[derive(Clone)]
@@ -248,27 +181,6 @@ impl Deref for Lines {
     }
 }
 
-/// One array of lines: the keys whose hash has a certain prefix.
-#[derive(Clone)]
-struct Part {
-    lines: Lines,
-    /// Hash bits after the shard's that all keys here share.
-    depth: u32,
-    /// Depth when the tags were made.
-    tag_depth: u32,
-    counts: Arc<Counts>,
-}
-
-/// Kept under the shard's lock.
-#[derive(Default)]
-struct Counts {
-    /// Words used, removed ones included.
-    used: AtomicU32,
-    keys: AtomicU32,
-    /// The keys are in the shard's tallies.
-    tallied: AtomicBool,
-}
-
 /// The parts of a shard: the one for a hash stands at the `depth` bits that follow the shard's. In one cache line.
 #[repr(align(64))]
 struct Table {
@@ -331,21 +243,6 @@ pub(crate) struct Directory {
     growth: AtomicU32,
 }
 
-/// The smallest part that holds `keys` at three quarters full: sizes grow by about a sixth, so that memory follows
-/// the number of keys closely.
-fn lines_for(keys: u32) -> usize {
-    let wanted = (keys as usize).div_ceil(WORDS * 3 / 4).max(1);
-    let step = (wanted.next_power_of_two() / 16).max(1);
-    wanted.next_multiple_of(step)
-}
-
-/// [`Directory::growth`] where nothing is expected.
-const AS_NEEDED: u32 = 256;
-
-fn grown_by(keys: u32, growth: u32) -> u32 {
-    (u64::from(keys) * u64::from(growth) / u64::from(AS_NEEDED)) as u32
-}
-
 /// The hash without the shard's bits, left-aligned.
 #[inline]
 fn below_shard(hash: u64) -> u64 {
@@ -355,159 +252,6 @@ fn below_shard(hash: u64) -> u64 {
 #[inline]
 fn top_bits(hash: u64, bits: u32) -> usize {
     below_shard(hash).checked_shr(64 - bits).unwrap_or(0) as usize
-}
-
-impl Part {
-    fn new(lines: usize, depth: u32) -> Part {
-        Part { lines: Lines::new(lines), depth, tag_depth: depth, counts: Arc::default() }
-    }
-
-    /// The tag of a hash, in its place in the word.
-    #[inline]
-    fn tag(&self, hash: u64) -> u64 {
-        let split = (below_shard(hash) << self.tag_depth) >> (64 - SPLIT_BITS);
-        ((hash & ((1 << HOME_BITS) - 1)) << SPLIT_BITS | split) << PLACE_BITS
-    }
-
-    #[inline]
-    fn home(&self, tag: u64) -> usize {
-        let home_bits = tag >> (PLACE_BITS + SPLIT_BITS);
-        (home_bits as usize * self.lines.len()) >> HOME_BITS
-    }
-
-    /// The place among those with this tag that `is_it` recognises. One that it fails at may be of any key, also of one that was
-    /// written again since: it counts only where nothing else is found.
-    ///
-    /// `hits` are those of the line where the probe begins.
-    #[inline]
-    fn find(&self, tag: u64, mut hits: Hits, mut is_it: impl FnMut(Place) -> Result<bool>) -> Result<Option<Place>> {
-        let mut at = self.home(tag);
-        let mut failed = None;
-        for _ in 0..self.lines.len() {
-            let line = &self.lines[at];
-            for place in line.places(tag, hits) {
-                match is_it(place) {
-                    Ok(true) => return Ok(Some(place)),
-                    Ok(false) => {}
-                    Err(e) => failed = failed.or(Some(e)),
-                }
-            }
-            if line.ends() {
-                break;
-            }
-            at = if at + 1 == self.lines.len() { 0 } else { at + 1 };
-            hits = self.lines[at].look(tag);
-        }
-        failed.map_or(Ok(None), Err)
-    }
-
-    /// The word that says this, in the order in which a probe meets it.
-    fn position_of(&self, word: u64) -> Option<(&AtomicU64, &Line)> {
-        let mut at = self.home(word);
-        for _ in 0..self.lines.len() {
-            let line = &self.lines[at];
-            if let Some(found) = line.0.iter().find(|w| w.load(Ordering::Relaxed) == word) {
-                return Some((found, line));
-            }
-            at = if at + 1 == self.lines.len() { 0 } else { at + 1 };
-        }
-        None
-    }
-
-    /// Puts a word into the first free place of its probe; whether that had never been used.
-    fn put(&self, word: u64) -> bool {
-        let mut at = self.home(word);
-        loop {
-            for slot in &self.lines[at].0 {
-                let there = slot.load(Ordering::Relaxed);
-                if there & PLACE_MASK <= REMOVED {
-                    slot.store(word, Ordering::Release);
-                    return there == 0;
-                }
-            }
-            at = if at + 1 == self.lines.len() { 0 } else { at + 1 };
-        }
-    }
-
-    fn keys(&self) -> u32 {
-        self.counts.keys.load(Ordering::Relaxed)
-    }
-
-    #[inline]
-    fn is_tallied(&self) -> bool {
-        self.counts.tallied.load(Ordering::Relaxed)
-    }
-
-    /// A part of some of this one's keys is tallied where this one is.
-    fn tallied_as(self, other: &Part) -> Part {
-        self.counts.tallied.store(other.is_tallied(), Ordering::Relaxed);
-        self
-    }
-
-    fn is_full(&self) -> bool {
-        let words = self.lines.len() * WORDS;
-        self.counts.used.load(Ordering::Relaxed) as usize >= words - (words / 8).max(1)
-    }
-
-    /// All keys: tag (in place) and place.
-    fn words(&self) -> impl Iterator<Item = u64> {
-        let words = self.lines.iter().flat_map(|line| line.0.iter());
-        words.map(|w| w.load(Ordering::Relaxed)).filter(|w| w & PLACE_MASK > REMOVED)
-    }
-
-    /// Puts a word that is known to be absent, and counts it.
-    fn add(&self, word: u64) {
-        let fresh = self.put(word);
-        self.counts.used.fetch_add(u32::from(fresh), Ordering::Relaxed);
-        self.counts.keys.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Takes a word out, and counts it.
-    fn take(&self, word: u64) {
-        let Some((found, line)) = self.position_of(word) else {
-            return;
-        };
-        // A line that has a never-used word was never passed over: no probe needs the mark (invariant 2).
-        let unpassed = line.0.iter().any(|w| w.load(Ordering::Relaxed) == 0);
-        found.store(if unpassed { 0 } else { REMOVED }, Ordering::Release);
-        self.counts.used.fetch_sub(u32::from(unpassed), Ordering::Relaxed);
-        self.counts.keys.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// The same keys with room for more.
-    fn grown(&self, lines: usize) -> Part {
-        let part = Part { tag_depth: self.tag_depth, ..Part::new(lines, self.depth) }.tallied_as(self);
-        self.words().for_each(|word| part.add(word));
-        part
-    }
-
-    /// The same keys in two parts, by the next hash bit; `hash_of` reads a key again where the tag does not tell, and says
-    /// if there is none any more.
-    fn split(&self, growth: u32, hash_of: impl Fn(Place) -> Result<Option<u64>>) -> Result<[Part; 2]> {
-        let depth = self.depth + 1;
-        let used_up = self.depth - self.tag_depth;
-        let fresh = used_up + 1 > SPLITS_PER_TAG;
-        let lines = lines_for(grown_by(self.keys() / 2 + self.keys() / 16, growth)).min(LINES_MAX);
-        let mut halves = [Part::new(lines, depth).tallied_as(self), Part::new(lines, depth).tallied_as(self)];
-        for half in &mut halves {
-            half.tag_depth = if fresh { depth } else { self.tag_depth };
-        }
-        for word in self.words() {
-            let place = word & PLACE_MASK;
-            let (bit, word) = if fresh {
-                let Some(hash) = hash_of(Place(place))? else { continue };
-                (top_bits(hash, depth) & 1, halves[0].tag(hash) | place)
-            } else {
-                ((word >> (PLACE_BITS + SPLIT_BITS - 1 - used_up)) as usize & 1, word)
-            };
-            let half = &mut halves[bit];
-            if half.is_full() {
-                *half = half.grown(lines_for(half.keys() * 5 / 4 + 1));
-            }
-            half.add(word);
-        }
-        Ok(halves)
-    }
 }
 
 impl Table {
@@ -1074,137 +818,4 @@ impl<'a> ShardGuards<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::HashMap;
-
-    /// Keys are numbers; the place of key `k` at generation `g` is `2 + k + g * KEYS`.
-    const KEYS: u64 = if cfg!(miri) { 80 } else { 200_000 };
-    /// Few under Miri, so that few keys have parts grow and split.
-    const SHARDS: usize = if cfg!(miri) { 2 } else { super::SHARDS };
-
-    fn hash(key: u64) -> u64 {
-        xxhash_rust::xxh3::xxh3_64(&key.to_le_bytes())
-    }
-
-    fn key_at(place: Place) -> u64 {
-        (place.0 - 2) % KEYS
-    }
-
-    fn set(directory: &Directory, key: u64, place: Place) {
-        let guard = &epoch::pin();
-        let mut shard = directory.lock(hash(key));
-        let old = shard.find(hash(key), guard, |p| Ok(key_at(p) == key)).unwrap();
-        shard.set(hash(key), old, place, guard, |p| Ok(Some(hash(key_at(p))))).unwrap();
-    }
-
-    fn get(directory: &Directory, key: u64) -> Option<Place> {
-        directory.find(hash(key), &epoch::pin(), |p| Ok(key_at(p) == key)).unwrap()
-    }
-
-    #[test]
-    fn agrees_with_a_map_through_growth_overwrites_and_removals() {
-        let directory = Directory::new(SHARDS);
-        let mut map = HashMap::new();
-        for round in 0..3 {
-            for key in (0..KEYS).filter(|k| !hash(k + round).is_multiple_of(4)) {
-                let place = Place(2 + key + round * KEYS);
-                set(&directory, key, place);
-                map.insert(key, place);
-            }
-            for key in (0..KEYS).filter(|k| hash(k ^ round).is_multiple_of(5)) {
-                if let Some(place) = map.remove(&key) {
-                    directory.lock(hash(key)).remove(hash(key), place, &epoch::pin());
-                }
-            }
-            for key in 0..KEYS {
-                assert_eq!(get(&directory, key), map.get(&key).copied(), "key {key} round {round}");
-            }
-            assert_eq!(directory.keys(&epoch::pin()), map.len() as u64);
-        }
-        let everything: usize = (0..directory.shards()).map(|s| directory.places(s, &epoch::pin()).len()).sum();
-        assert_eq!(everything, map.len());
-    }
-
-    #[test]
-    #[cfg_attr(miri, ignore = "needs many keys to be a statement")]
-    fn takes_at_most_12_bytes_a_key_at_any_size() {
-        let directory = Directory::new(SHARDS);
-        for key in 0..KEYS {
-            set(&directory, key, Place(2 + key));
-            if key > 20_000 && key % 1_000 == 0 {
-                let bytes = directory.bytes(&epoch::pin()) as f64 / key as f64;
-                assert!(bytes <= 12.0, "{bytes} bytes a key at {key} keys");
-            }
-        }
-    }
-
-    #[test]
-    fn a_probe_stops_at_the_tag_nearly_always() {
-        let directory = Directory::new(SHARDS);
-        (0..KEYS).for_each(|key| set(&directory, key, Place(2 + key)));
-        let mut looked = 0u64;
-        for key in KEYS..2 * KEYS {
-            let looked = &mut looked;
-            directory
-                .find(hash(key), &epoch::pin(), |_| {
-                    *looked += 1;
-                    Ok(false)
-                })
-                .unwrap();
-        }
-        assert!(looked <= KEYS / 1000 + 1, "{looked} records looked at for {KEYS} misses");
-    }
-
-    #[test]
-    fn readers_never_miss_a_key_while_others_are_inserted() {
-        let directory = Directory::new(SHARDS);
-        let keys = KEYS / 4;
-        (0..keys).for_each(|key| set(&directory, key, Place(2 + key)));
-        std::thread::scope(|scope| {
-            let writer = scope.spawn(|| {
-                for key in keys..KEYS {
-                    set(&directory, key, Place(2 + key));
-                    set(&directory, key - keys, Place(2 + key - keys + KEYS));
-                }
-            });
-            while !writer.is_finished() {
-                for key in (0..keys).step_by(if cfg!(miri) { 7 } else { 97 }) {
-                    assert!(get(&directory, key).is_some(), "key {key}");
-                }
-            }
-        });
-    }
-
-    #[test]
-    fn a_snapshot_sees_a_batch_whole() {
-        let directory = Directory::new(SHARDS);
-        let rounds = if cfg!(miri) { 20 } else { 20_000 };
-        let hashes: Vec<u64> = (0..4).map(hash).collect();
-        (0..4).for_each(|key| set(&directory, key, Place(2 + key)));
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                for round in 1..rounds {
-                    let guard = &epoch::pin();
-                    let mut shards = directory.lock_all(&hashes);
-                    shards.begin();
-                    for key in 0..4 {
-                        let shard = shards.of(hash(key));
-                        let old = shard.find(hash(key), guard, |p| Ok(key_at(p) == key)).unwrap();
-                        let new = Place(2 + key + round * KEYS);
-                        shard.set(hash(key), old, new, guard, |p| Ok(Some(hash(key_at(p))))).unwrap();
-                    }
-                }
-            });
-            let mut last = 0;
-            while last + 1 < rounds {
-                let mut keys: Vec<Seen> = hashes.iter().map(|h| Seen::new(*h)).collect();
-                let read =
-                    |_: &[Seen]| Ok((0..4).map(|k| (get(&directory, k).unwrap().0 - 2) / KEYS).collect::<Vec<_>>());
-                let seen = directory.snapshot(&mut keys, read).unwrap();
-                assert!(seen.iter().all(|r| *r == seen[0]), "{seen:?}");
-                last = seen[0];
-            }
-        });
-    }
-}
+mod tests;
