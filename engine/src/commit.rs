@@ -12,12 +12,11 @@
 //! Lock order: shard locks (by number), then the group's, then the log's. The leader holds none while it syncs.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 
 use crossbeam_epoch::{self as epoch, Guard};
-use parking_lot::{Condvar, Mutex};
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -55,6 +54,8 @@ pub(crate) struct Commits {
     /// Bytes of log from which on a directory checkpoint is worth its while, at least.
     pub(crate) checkpoint_bytes_min: u64,
     hash_seed: u64,
+    /// These two are the standard library's: all who wait are woken by one call of the system. `parking_lot` has each wake the next
+    /// through the mutex, which took a seventh of the commits of 32 threads.
     group: Mutex<Group>,
     synced: Condvar,
     /// Below this log position everything is durable and visible.
@@ -501,7 +502,7 @@ impl Commits {
         shard: &mut ShardGuard<'_>,
     ) -> Result<Appended> {
         let bytes = prepared.bytes();
-        let mut group = self.group.lock();
+        let mut group = self.lock_group();
         let mut space = self.reserve(bytes, record.purpose(), guard)?;
         let appended = space.appended(0, bytes);
         let write = PendingWrite { hash, place: appended.place, end: appended.end, superseded: false };
@@ -604,7 +605,7 @@ impl Commits {
 
         shards.count_commit();
         let waits = durability.waits_for_disk() || shards.any_pending();
-        let mut group = waits.then(|| self.group.lock());
+        let mut group = waits.then(|| self.lock_group());
         let frees = writes.iter().all(|write| write.value.is_none());
         let mut space = self.reserve(total, if frees { Purpose::Freeing } else { Purpose::Growth }, guard)?;
         let Appended { position: start, end, .. } = space.appended(0, total);
@@ -746,9 +747,9 @@ impl Commits {
 
     fn wait_or_lead(&self, end: u64) -> Result<()> {
         loop {
-            let mut group = self.group.lock();
+            let mut group = self.lock_group();
             while group.leading && end > self.applied.load(Ordering::Acquire) && self.poison.get().is_none() {
-                self.synced.wait(&mut group);
+                group = self.synced.wait(group).unwrap_or_else(PoisonError::into_inner);
             }
             if end <= self.applied.load(Ordering::Acquire) {
                 return Ok(());
@@ -765,10 +766,15 @@ impl Commits {
         }
     }
 
+    fn lock_group(&self) -> MutexGuard<'_, Group> {
+        // Whoever panics with it has left it whole, and poisons the store if it was at work for it.
+        self.group.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Syncs only the oldest closed segment, so that it can be sealed; `false` if a group is being led, which syncs it too.
     pub(crate) fn sync_closed(&self) -> Result<bool> {
         {
-            let mut group = self.group.lock();
+            let mut group = self.lock_group();
             if group.leading || self.poison.get().is_some() {
                 return Ok(false);
             }
@@ -794,7 +800,7 @@ impl Commits {
             self.poison(cause);
             0
         });
-        let mut group = self.group.lock();
+        let mut group = self.lock_group();
         group.leading = false;
         if !closed_only {
             (group.expected, group.sync_us) = (applied + group.queue.len(), sync_us);
@@ -812,7 +818,7 @@ impl Commits {
     /// none comes.
     fn gather(&self) {
         let (expected, most) = {
-            let group = self.group.lock();
+            let group = self.lock_group();
             (group.expected, (group.sync_us / 2).min(GATHER_US_MAX))
         };
         if expected < 2 {
@@ -821,7 +827,7 @@ impl Commits {
         let begun = Stopwatch::start();
         let (mut came, mut last) = (0, 0);
         while came < expected {
-            let (now, us) = (self.group.lock().queue.len(), begun.us());
+            let (now, us) = (self.lock_group().queue.len(), begun.us());
             if now > came {
                 (came, last) = (now, us);
             } else if us > most || us - last > most / 4 {
@@ -838,7 +844,7 @@ impl Commits {
         let mut applied = 0;
         loop {
             let next = {
-                let mut group = self.group.lock();
+                let mut group = self.lock_group();
                 let next = group.queue.pop_front_if(|queued| queued.end <= durable);
                 group.applying = next.as_ref().map(|queued| queued.start);
                 next
@@ -878,7 +884,7 @@ impl Commits {
 
     /// Has `waker` woken after the next sync, unless `end` is durable already; whether it is.
     pub(crate) fn wake_when_durable(&self, end: u64, waker: &Waker) -> Result<bool> {
-        let mut group = self.group.lock();
+        let mut group = self.lock_group();
         if end <= self.applied.load(Ordering::Acquire) {
             return Ok(true);
         }
@@ -891,7 +897,7 @@ impl Commits {
 
     /// Whether a future waits for a sync that nobody leads.
     pub(crate) fn wants_sync(&self) -> bool {
-        !self.group.lock().wakers.is_empty()
+        !self.lock_group().wakers.is_empty()
     }
 
     /// Below this log position everything is durable and visible.
@@ -904,7 +910,7 @@ impl Commits {
     pub(crate) fn shown(&self, guard: &Guard) -> u64 {
         // In this order: what is published by now was queued before, if it had to be.
         let end = self.log.end(guard);
-        let group = self.group.lock();
+        let group = self.lock_group();
         let waiting = group.queue.front().map(|queued| queued.start);
         [group.applying, waiting].into_iter().flatten().fold(end, u64::min)
     }
@@ -931,7 +937,7 @@ impl Commits {
 
     /// Wakes whoever waits for a sync that will not come: the store is poisoned. Not under the group's lock.
     pub(crate) fn wake_waiting(&self) {
-        let wakers = std::mem::take(&mut self.group.lock().wakers);
+        let wakers = std::mem::take(&mut self.lock_group().wakers);
         self.synced.notify_all();
         wakers.into_iter().for_each(Waker::wake);
     }
