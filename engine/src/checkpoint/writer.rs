@@ -29,8 +29,8 @@ use crate::seeded::{Bug, seeded};
 /// Least bytes of log between two checkpoints while others write: a quarter of a million small records, which replay in
 /// some twenty milliseconds.
 pub(crate) const BYTES_MIN: u64 = 32 << 20;
-/// And at least so many times the bytes of the directory, so that checkpoints are a small part of what is written.
-const DIRECTORY_TIMES_BUSY: u64 = 5;
+/// And at least so many times the bytes of the directory: of what is written, checkpoints are a quarter at most.
+const DIRECTORY_TIMES_BUSY: u64 = 3;
 /// Of records that are larger than this, as many times more bytes: they replay as fast as they are read. At most so many times.
 const SMALL_RECORD_BYTES: u64 = 1 << 10;
 const LARGE_TIMES_MAX: u64 = 16;
