@@ -27,6 +27,9 @@ use crate::sweep::Sweeper;
 const RETRY: Duration = Duration::from_millis(100);
 /// How long it rests while it watches whether others still write.
 const SOON: Duration = Duration::from_millis(20);
+/// Rests without a write after which nobody writes: what is done then is half for nothing if somebody goes on, and a writer may have waited
+/// for space, or for a processor. A simulation, which has no other writers, goes by one.
+const QUIET_RESTS: u32 = if cfg!(feature = "testing") { 1 } else { 5 };
 
 /// While others write, closed segments wait so long for their sync, if nobody waits for that: whatever makes the next segment
 /// would wait behind theirs, and a burst of writes for it ...
@@ -200,10 +203,10 @@ pub(crate) struct Jobs {
     scrubber: Scrubber,
     /// Damage in the log stands in the way of key runs.
     no_runs: bool,
-    /// The end of the log after the last round, whether the thread rested since, and whether nobody has written meanwhile.
+    /// The end of the log after the last round, whether the thread rested since, and how many rests it is that nobody has written.
     seen_end: u64,
     rested: bool,
-    quiet: bool,
+    quiet_rests: u32,
     /// Another thread prepares space.
     space_is_anothers: bool,
     /// Since closed segments wait for their sync.
@@ -220,7 +223,8 @@ impl Jobs {
     /// One round, and what its failure does to the store; `None` if that was the last one.
     pub(crate) fn round(&mut self, commits: &Commits, interval: bool) -> Option<Next> {
         let end = commits.log.end(&epoch::pin());
-        self.quiet = end == self.seen_end && (self.quiet || self.rested);
+        self.quiet_rests =
+            if end == self.seen_end { self.quiet_rests.saturating_add(u32::from(self.rested)) } else { 0 };
         let next = match self.step(commits, interval) {
             Ok(next) => next,
             Err(e) if e.kind() == ErrorKind::NoSpace => {
@@ -242,13 +246,13 @@ impl Jobs {
 
     /// A step of making runs, and one of merging them; whether there was something to do. Damaged runs are given up, and
     /// made again from the log.
-    fn step_runs(&mut self, commits: &Commits) -> Result<bool> {
+    fn step_runs(&mut self, commits: &Commits, quiet: bool) -> Result<bool> {
         if commits.index.repair(&commits.log)? {
             self.give_up_runs(commits);
         }
         let seen = commits.index.runs();
-        let stepped = match self.sealer.step(commits, self.quiet) {
-            Ok(sealed) => self.merger.step(commits, self.quiet).map(|merged| sealed || merged),
+        let stepped = match self.sealer.step(commits, quiet) {
+            Ok(sealed) => self.merger.step(commits, quiet).map(|merged| sealed || merged),
             Err(failed) => Err(failed),
         };
         match stepped {
@@ -274,16 +278,9 @@ impl Jobs {
         }
         self.give_up_runs(commits);
         commits.index.distrust(&runs);
-        // At once: what is free is anybody's.
-        let quiet = std::mem::replace(&mut self.quiet, true);
-        let made = loop {
-            match self.step_runs(commits) {
-                Ok(true) => {}
-                done => break done.map(drop),
-            }
-        };
-        self.quiet = quiet;
-        made
+        // At once, as if nobody wrote: what is free is anybody's.
+        while self.step_runs(commits, true)? {}
+        Ok(())
     }
 
     /// A step of cleaning; several while writers are slowed for its sake: the other work of a round would make them wait longer.
@@ -296,6 +293,11 @@ impl Jobs {
             progress = self.cleaner.step(commits, mood)?;
         }
         Ok(progress)
+    }
+
+    /// Whether nobody writes.
+    fn quiet(&self) -> bool {
+        self.quiet_rests >= QUIET_RESTS
     }
 
     /// Whether there is something to do when nobody writes, other than cleaning.
@@ -318,7 +320,7 @@ impl Jobs {
     /// Whether closed segments may wait a while for their sync.
     fn lets_sync_wait(&mut self, commits: &Commits) -> bool {
         // What a simulation does must not depend on a clock.
-        if self.quiet || simulated() || commits.log.syncs() || !commits.log.has_unsynced() {
+        if self.quiet() || simulated() || commits.log.syncs() || !commits.log.has_unsynced() {
             self.waits = None;
             return false;
         }
@@ -329,8 +331,9 @@ impl Jobs {
     /// One round: the next segment, syncs that are due, seals, a step each of making runs, merging and
     /// cleaning. With `interval`, everything logged is synced, not only what somebody waits for.
     fn step(&mut self, commits: &Commits, interval: bool) -> Result<Next> {
+        let quiet = self.quiet();
         // While nobody writes, it would only be given back again.
-        let prepared = if self.quiet || self.space_is_anothers { Ok(false) } else { commits.log.prepare_space() };
+        let prepared = if quiet || self.space_is_anothers { Ok(false) } else { commits.log.prepare_space() };
         if prepared.as_ref().is_err_and(|e| e.kind() != ErrorKind::NoSpace) {
             // Nothing more is written or synced.
             return prepared.map(|_| Next::WhenRung);
@@ -348,22 +351,24 @@ impl Jobs {
             commits.log.seal()?;
             more_closed = led && commits.log.has_closed();
         }
-        let checkpoint = self.checkpointer.step(commits, self.rested)?;
+        let checkpoint = self.checkpointer.step(commits, quiet)?;
         let swept = self.sweeper.step(commits);
         // Cleaning frees space, so a full disk must not keep it from going on. While nobody writes it comes first: what is cleaned
         // need not be sorted.
-        let mood = if self.quiet { Mood::Idle } else { Mood::Busy };
+        let mood = if quiet { Mood::Idle } else { Mood::Busy };
         let cleaning = match self.clean(commits, mood) {
             Err(e) if e.kind() != ErrorKind::NoSpace => return Err(e),
             cleaning => cleaning,
         };
-        let cleans_first = self.quiet && matches!(cleaning, Ok(Progress::Some));
+        let cleans_first = quiet && matches!(cleaning, Ok(Progress::Some));
+        // What is closed is sealed soon, and goes into the same run.
+        let seals_first = quiet && more_closed;
         // Where the disk is full, runs would take what the cleaner gives, as long as it gives any.
         let (starved, hopeless) = (commits.log.is_starved(), commits.log.is_hopeless());
         let runs = match () {
-            () if self.no_runs || cleans_first || starved && !hopeless => Ok(false),
-            () if starved => self.renew_runs(commits).and_then(|()| self.step_runs(commits)),
-            () => self.step_runs(commits),
+            () if self.no_runs || cleans_first || seals_first || starved && !hopeless => Ok(false),
+            () if starved => self.renew_runs(commits).and_then(|()| self.step_runs(commits, quiet)),
+            () => self.step_runs(commits, quiet),
         };
         let runs = match runs {
             Err(e) if e.kind() == ErrorKind::Corrupt => {
@@ -381,7 +386,7 @@ impl Jobs {
         prepared?;
         let (cleaning, made_runs) = (cleaning?, runs?);
         // Not by what is retired, whose readers may be anybody's: what reaches the disk depends on this store alone.
-        let idle = self.quiet && cleaning == Progress::None && !made_runs && !more_closed;
+        let idle = quiet && cleaning == Progress::None && !made_runs && !more_closed;
         if idle && commits.log.has_space_to_give_back() && !commits.log.give_back_space(self.seen_end)? {
             return Ok(Next::Soon);
         }
@@ -393,7 +398,7 @@ impl Jobs {
             Progress::None if checkpoint == Progress::Later || self.scrubber.step(commits) => Next::Soon,
             Progress::None if commits.log.has_retired() => Next::Soon,
             // What is to be done when nobody writes is done after a rest in which nobody wrote.
-            Progress::None if !self.quiet && self.puts_off(commits) => Next::Soon,
+            Progress::None if !quiet && self.puts_off(commits) => Next::Soon,
             Progress::None => Next::WhenRung,
         })
     }
@@ -427,7 +432,7 @@ mod tests {
         let files = || disk.list().unwrap().iter().map(|name| disk.open(name).unwrap().len().unwrap()).sum::<u64>();
         let user_bytes = u64::from(KEYS) * 121;
         assert!(files() > 2 * user_bytes, "there is something to be cleaned");
-        let (mut rounds, mut rests) = (0, 0);
+        let (mut rounds, mut rests) = (0, 0u32);
         // Until there is nothing to do but to wait for readers, which are gone by now, or not even that.
         while files() * 100 > user_bytes * 145 || commits.log.has_space_to_give_back() {
             rounds += 1;
@@ -437,7 +442,7 @@ mod tests {
                 Next::WhenRung => break,
                 Next::WhenSpace => panic!("no space"),
             }
-            assert!(rests <= 5 && rounds < 10_000, "{rests} rests, {rounds} rounds, {} bytes", files());
+            assert!(rests <= 5 + QUIET_RESTS && rounds < 10_000, "{rests} rests, {rounds} rounds, {} bytes", files());
         }
         assert!(files() * 100 <= user_bytes * 145, "{} bytes for {user_bytes}", files());
         for i in 0..KEYS {

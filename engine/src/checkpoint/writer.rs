@@ -48,8 +48,6 @@ const SYNC_BYTES: u64 = 16 << 20;
 #[derive(Default)]
 pub(crate) struct Checkpointer {
     at: Option<Writing>,
-    /// The end of the log after the last rest: where it is still there, nobody writes.
-    seen_end: u64,
     /// After a want of space: not before the log has got here.
     not_before: u64,
 }
@@ -73,13 +71,9 @@ impl Checkpointer {
         self.at.is_some()
     }
 
-    /// One step of the checkpoint under way, or of one that is due; `rested`: some time has passed since the last step.
-    pub(crate) fn step(&mut self, commits: &Commits, rested: bool) -> Result<Progress> {
+    /// One step of the checkpoint under way, or of one that is due; `quiet`: nobody writes.
+    pub(crate) fn step(&mut self, commits: &Commits, quiet: bool) -> Result<Progress> {
         let end = commits.log.end(&epoch::pin());
-        let idle = rested && end == self.seen_end;
-        if rested {
-            self.seen_end = end;
-        }
         if self.at.is_none() {
             if commits.log.disk().keeps_nothing() || commits.log.has_ghosts() {
                 return Ok(Progress::None);
@@ -94,7 +88,7 @@ impl Checkpointer {
                 commits.log.wake_at(least.max(end + idle_min / 2));
                 return Ok(Progress::None);
             }
-            if !idle && logged < due_when_busy(commits, directory, guard) {
+            if !quiet && logged < due_when_busy(commits, directory, guard) {
                 return Ok(Progress::Later);
             }
         }
