@@ -397,7 +397,7 @@ impl Jobs {
             _ if waits => Next::Soon,
             Progress::None if checkpoint == Progress::Later || self.scrubber.step(commits) => Next::Soon,
             Progress::None if commits.log.has_retired() => Next::Soon,
-            // What is to be done when nobody writes is done after a rest in which nobody wrote.
+            // What is to be done when nobody writes is done after so many rests in which nobody wrote.
             Progress::None if !quiet && self.puts_off(commits) => Next::Soon,
             Progress::None => Next::WhenRung,
         })
@@ -449,6 +449,34 @@ mod tests {
             let value = bucket.get(format!("user:{i:016x}").as_bytes()).unwrap().unwrap();
             assert_eq!(value[..], [(4 * KEYS + i) as u8; 100]);
         }
+    }
+
+    #[test]
+    fn one_run_is_made_when_nobody_has_written_for_some_rests() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::new().durability(Durability::Os).segment_bytes_max(64 << 10);
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir.path(), &options, refuse_foreign).unwrap());
+        let store = Store::without_worker(disk, options).unwrap();
+        let bucket = store.bucket("b").unwrap();
+        let commits = &store.0.commits;
+        let mut jobs = Jobs::default();
+        for i in 0..6000u32 {
+            bucket.set(&i.to_le_bytes(), &[7; 100]).unwrap();
+        }
+        let mut rests = 0;
+        let written = || store.stats().run_written_bytes.counts.iter().sum::<u64>();
+        while written() == 0 {
+            match jobs.round(commits, false).unwrap() {
+                Next::AtOnce => {}
+                Next::Soon => rests += 1,
+                next => panic!("{next:?} after {rests} rests"),
+            }
+            if rests < QUIET_RESTS {
+                assert_eq!(written(), 0, "after {rests} rests");
+            }
+        }
+        while jobs.round(commits, false).unwrap() != Next::WhenRung {}
+        assert_eq!(written(), 1, "of all that was closed");
     }
 
     #[test]
