@@ -225,8 +225,7 @@ impl Cleaner {
                 return Ok(if self.emptied.is_empty() { Progress::None } else { Progress::Later });
             }
             let ends_active = self.gains_by_ending_active(commits, guard);
-            if mood == Mood::Idle && ends_active {
-                commits.log.end_active()?;
+            if mood == Mood::Idle && ends_active && commits.log.end_outgrown()? {
                 return Ok(Progress::Some);
             }
             let later = ends_active || !self.emptied.is_empty() || self.choose(commits, Mood::Idle, guard).is_some();
@@ -262,7 +261,7 @@ impl Cleaner {
     /// end keeps the log from being cleaned.
     fn gains_by_ending_active(&self, commits: &Commits, guard: &Guard) -> bool {
         let active = commits.log.active(guard);
-        if active.region.published() <= active.planned() || active.is_damaged() {
+        if !active.outgrew_plan() || active.is_damaged() {
             return false;
         }
         let mut candidates: Vec<_> =

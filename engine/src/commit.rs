@@ -55,7 +55,7 @@ pub(crate) struct Commits {
     pub(crate) checkpoint_bytes_min: u64,
     hash_seed: u64,
     /// These two are the standard library's: all who wait are woken by one call of the system. `parking_lot` has each wake the next
-    /// through the mutex, which took a seventh of the commits of 32 threads.
+    /// through the mutex.
     group: Mutex<Group>,
     synced: Condvar,
     /// Below this log position everything is durable and visible.

@@ -410,6 +410,11 @@ impl Segment {
         self.planned
     }
 
+    /// Whether it took more than it was made for.
+    pub(crate) fn outgrew_plan(&self) -> bool {
+        self.region.published() > self.planned
+    }
+
     /// Bytes that are appended last: while there is no segment to follow, only by what frees space. However late that is.
     pub(crate) fn kept_bytes(&self) -> u64 {
         self.planned / 8

@@ -1,3 +1,5 @@
+//! The directory against a map, what it takes of memory and of probes, and what readers see while others write.
+
 use super::*;
 use std::collections::HashMap;
 

@@ -519,16 +519,15 @@ impl Log {
         }
     }
 
-    /// Cleaner: has the next segment take over from the active one, which others have stopped to fill.
-    pub(crate) fn end_active(&self) -> Result<()> {
+    /// Cleaner: has the next segment take over from an active one that took more than it was made for; whether it has. Another may have
+    /// become the active one meanwhile.
+    pub(crate) fn end_outgrown(&self) -> Result<bool> {
         self.make_next(0, Purpose::Cleaning)?;
         let guard = &epoch::pin();
         let mut grow = self.grow.lock();
-        let active = self.active.load(guard).clone();
-        if !grow.closed && !active.region.is_closed() {
-            self.rotate(&mut grow, &active, 0, guard)?;
-        }
-        Ok(())
+        let active = self.active.load(guard);
+        let may_end = active.outgrew_plan() && !grow.closed && !active.region.is_closed();
+        Ok(may_end && self.rotate(&mut grow, active, 0, guard)?)
     }
 
     /// Whether [`Log::give_back_space`] would.
