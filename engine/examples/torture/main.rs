@@ -24,6 +24,7 @@ use clap::{Args, Parser, Subcommand};
 use kvasi::testing::counts::{Case, Violation};
 use kvasi::testing::drive::{self, Campaign, Limits, Outcome};
 use kvasi::testing::seeded;
+use kvasi::testing::throughout::{self, Extent};
 
 #[global_allocator]
 static ALLOCATOR: memory::Memory = memory::Memory;
@@ -54,6 +55,10 @@ enum What {
     Flip(How),
     /// Cut files to every length, extend, lose and swap them
     Truncate(How),
+    /// Flip every bit of a store of 128 KiB, with mappings and without; the seeds are its parts
+    EveryBit(How),
+    /// Flip a bit of every byte of a store of 32 KiB, and cut its files at every byte; the seeds are its parts
+    EveryByte(How),
     /// Have sectors be unreadable, blank, old or from elsewhere
     Sectors(How),
     /// Cut the power and have calls fail while a backup is made
@@ -237,6 +242,13 @@ fn campaign(campaign: Campaign, how: &How) -> Result<(), String> {
     tell(campaign.name(), campaign.unit(), how, &outcome)
 }
 
+fn all_through(name: &str, extent: Extent, how: &How) -> Result<(), String> {
+    let (limits, case) = (how.limits(), how.case()?);
+    let end = 1 + extent.stretches();
+    let outcome = drive::drive(&limits, "bytes", Some(end), |seed, _| throughout::round(extent, seed, &case));
+    tell(name, "bytes", how, &outcome)
+}
+
 fn run(what: &What) -> Result<(), String> {
     match what {
         What::Calls(how) => campaign(Campaign::Calls, how),
@@ -247,6 +259,8 @@ fn run(what: &What) -> Result<(), String> {
         What::Enospc(how) => campaign(Campaign::Enospc, how),
         What::Flip(how) => campaign(Campaign::Flip, how),
         What::Truncate(how) => campaign(Campaign::Truncate, how),
+        What::EveryBit(how) => all_through("every-bit", Extent::Bits, how),
+        What::EveryByte(how) => all_through("every-byte", Extent::Bytes, how),
         What::Sectors(how) => campaign(Campaign::Sectors, how),
         What::Backup(how) => campaign(Campaign::Backup, how),
         What::Linearize(how) => campaign(Campaign::Linearize, how),

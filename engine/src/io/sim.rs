@@ -963,6 +963,12 @@ impl SimDisk {
         }
     }
 
+    /// The same disk, whose files are mapped or are not, whatever the environment says.
+    pub(crate) fn mapped(self, is_mapped: bool) -> SimDisk {
+        let unmapped = (!is_mapped).then(crate::testing::small_budget);
+        SimDisk { unmapped, ..self }
+    }
+
     /// A directory of the disk, as the same process sees it.
     pub(crate) fn directory(&self, name: &str) -> SimDisk {
         SimDisk { dir: format!("{name}/").into(), ..self.clone() }

@@ -10,6 +10,7 @@ use super::counts::{Case, Counts, Violation};
 use super::crash::{caught, make};
 use super::model::{self, History};
 use super::workload::{Run, options};
+use crate::io::Disk;
 use crate::io::sim::{self, Image, SimDisk, Variant};
 use crate::manifest::edit::EDIT_BYTES;
 use crate::manifest::{self, superblock};
@@ -114,7 +115,7 @@ pub fn round(kind: Kind, seed: u64, count: u64, case: &Case) -> Result<Counts, V
         let fail = |what| Violation::new(seed, n.to_string(), format!("{damage:?}: {what}"));
         if let Some(damage) = &damage {
             let damaged = apply(damage, &image, &run);
-            check(&damaged, std::slice::from_ref(damage), &run, seed).map_err(fail)?;
+            check(&SimDisk::new(damaged, seed), std::slice::from_ref(damage), &run, seed).map_err(fail)?;
             counts.add("damages", 1);
         }
         if case.at.is_some() {
@@ -176,7 +177,7 @@ fn sectors(image: &Image) -> impl Iterator<Item = (&String, u64, u64)> {
     })
 }
 
-fn nth(kind: Kind, image: &Image, run: &Run, mut n: u64) -> Option<Damage> {
+pub(super) fn nth(kind: Kind, image: &Image, run: &Run, mut n: u64) -> Option<Damage> {
     match kind {
         Kind::Flip => {
             for (name, file) in image {
@@ -319,13 +320,13 @@ const BASE: std::ops::Range<usize> = 24..32;
 
 /// What a store with this damage done to it may do: refuse, or show the state after some number of commits, but for the very keys whose records
 /// are damaged.
-pub(super) fn check(image: &Image, damages: &[Damage], run: &Run, seed: u64) -> Result<(), String> {
+pub(super) fn check(disk: &SimDisk, damages: &[Damage], run: &Run, seed: u64) -> Result<(), String> {
+    let image = &disk.image(Variant::AllKept);
     caught(|| {
         sim::set_clock(run.history.clock);
-        let disk = SimDisk::new(image.clone(), seed);
         let unreadable = damages.iter().any(|damage| matches!(damage, Damage::Unreadable { .. }));
         // Only what is not mapped is read by whoever needs it, when he does.
-        let read_late = unreadable && super::unmapped().is_some();
+        let read_late = unreadable && disk.unmapped().is_some();
         for damage in damages {
             if let Damage::Unreadable { name, at, bytes } = damage {
                 disk.set_unreadable(name, *at..at + bytes);

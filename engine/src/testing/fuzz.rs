@@ -255,7 +255,8 @@ pub fn files(bytes: &[u8]) -> Result<(), String> {
             image = damage::apply(&damage, &image, run);
             damages.push(damage);
         }
-        return damage::check(&image, &damages, run, seed).map_err(|what| format!("{damages:?}: {what}"));
+        return damage::check(&SimDisk::new(image, seed), &damages, run, seed)
+            .map_err(|what| format!("{damages:?}: {what}"));
     }
     for _ in 0..=script.below(4) {
         write_anew(&mut image, script);

@@ -22,6 +22,7 @@ pub(crate) mod model;
 pub mod seeded;
 #[cfg(test)]
 mod tests;
+pub mod throughout;
 pub mod verify;
 mod workload;
 
@@ -76,18 +77,22 @@ impl Choices for Random {
     }
 }
 
-/// The memory that unmapped files may take, where the environment (`KVASI_ACCESS=unmapped`) has all tests run without
-/// mappings: little, so that all of it is forgotten and read again, over and over.
+/// The memory that unmapped files may take: little, so that all of it is forgotten and read again, over and over.
+pub(crate) fn small_budget() -> Arc<Budget> {
+    Arc::new(Budget::new(64 << 10))
+}
+
+/// The same, where the environment (`KVASI_ACCESS=unmapped`) has all tests run without mappings.
 pub(crate) fn unmapped() -> Option<Arc<Budget>> {
     let is_set = std::env::var_os("KVASI_ACCESS").is_some_and(|access| access == "unmapped");
-    is_set.then(|| Arc::new(Budget::new(64 << 10)))
+    is_set.then(small_budget)
 }
 
 /// The same for real files, which may be mapped and guarded, too (`KVASI_ACCESS=guarded`).
 pub(crate) fn access() -> Option<(Option<Arc<Budget>>, bool)> {
     let is_guarded = std::env::var_os("KVASI_ACCESS").is_some_and(|access| access == "guarded");
     if is_guarded && cfg!(target_os = "linux") {
-        return Some((Some(Arc::new(Budget::new(64 << 10))), true));
+        return Some((Some(small_budget()), true));
     }
     unmapped().map(|budget| (Some(budget), false))
 }
