@@ -526,7 +526,7 @@ impl Commits {
                     shard.remove(hash, place, guard);
                 } else {
                     let appended = self.append_moved(&moved, guard)?;
-                    shard.set(hash, Some(place), appended.place, guard, |p| self.hash_at(p, guard))?;
+                    shard.set(hash, Some(place), appended.place, guard, &self.logged(guard))?;
                 }
                 segment.sub_live(record.bytes());
             }

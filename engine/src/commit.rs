@@ -21,7 +21,7 @@ use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::catalogue::{CATALOGUE, Catalogue};
-use crate::directory::{Directory, Home, Looked, PendingWrite, Place, ShardGuard, ShardGuards};
+use crate::directory::{Directory, Home, Keys, Looked, PendingWrite, Place, ShardGuard, ShardGuards};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::KeyIndex;
 use crate::io::Stopwatch;
@@ -189,6 +189,26 @@ fn pass_by(is_key: Result<bool>, damage: &mut Option<Error>) -> Result<bool> {
     }
 }
 
+/// The keys of records in the log, for a part of the directory that is split.
+pub(crate) struct Logged<'a> {
+    commits: &'a Commits,
+    guard: &'a Guard,
+}
+
+impl Keys for Logged<'_> {
+    fn hash_of(&self, place: Place) -> Result<Option<u64>> {
+        match self.commits.log.record(place, self.guard) {
+            Ok(found) => Ok(Some(self.commits.hash(found.record.bucket, found.record.key))),
+            Err(_) if self.commits.log.is_ghost(place, self.guard) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn fetch(&self, place: Place) {
+        self.commits.log.prefetch(place, self.guard);
+    }
+}
+
 /// A record found at open.
 struct Replayed {
     hash: u64,
@@ -231,13 +251,10 @@ impl Commits {
         hash_key(self.hash_seed, bucket, key)
     }
 
-    /// The hash of the key at a place; `None` if the record is gone.
-    pub(crate) fn hash_at(&self, place: Place, guard: &Guard) -> Result<Option<u64>> {
-        match self.log.record(place, guard) {
-            Ok(found) => Ok(Some(self.hash(found.record.bucket, found.record.key))),
-            Err(_) if self.log.is_ghost(place, guard) => Ok(None),
-            Err(e) => Err(e),
-        }
+    /// The keys in the log.
+    #[inline]
+    pub(crate) fn logged<'a>(&'a self, guard: &'a Guard) -> Logged<'a> {
+        Logged { commits: self, guard }
     }
 
     /// The record of a key, if it has a value now. Lock-free; two memory misses. In one piece with its caller: what was found is a
@@ -537,7 +554,7 @@ impl Commits {
             }
         }
         match (record.kind, old) {
-            (Kind::Set, _) => shard.set(hash, old, new, guard, |place| self.hash_at(place, guard))?,
+            (Kind::Set, _) => shard.set(hash, old, new, guard, &self.logged(guard))?,
             (_, Some(old)) => shard.remove(hash, old, guard),
             (_, None) => {}
         }

@@ -11,9 +11,9 @@
 //! +------------+--------------+
 //! ```
 //! The tag keeps the low 16 hash bits (they choose the home line, and do so again when the part grows) and 11 bits from
-//! below those that chose the part; one of these tells, when a part is split, to which half a key goes. After a split
-//! has used it up the tags are made anew from the keys themselves, so that at least 16 tag bits always tell keys apart
-//! in a line.
+//! below those that chose the part; the highest of these that was not used yet tells, when a part is split, to which half a
+//! key goes. When [`SPLITS_PER_TAG`] were used the next split makes the tags anew from the keys themselves: at least 12 tag bits
+//! always tell keys apart in a line.
 //!
 //! Invariants:
 //! 1. A key stands in at most one word of its part. Nothing moves inside a part: growing makes a new one.
@@ -267,11 +267,11 @@ impl Table {
     }
 
     /// The table with room in the part at `index`: that part grown, or split in two.
-    fn with_room(&self, index: usize, growth: u32, hash_of: impl Fn(Place) -> Result<Option<u64>>) -> Table {
+    fn with_room(&self, index: usize, growth: u32, keys: &impl Keys) -> Table {
         let full = &self.parts[index];
         let lines = lines_for(grown_by(full.keys() + 1, growth));
         if lines > LINES_MAX
-            && let Ok(halves) = full.split(growth, hash_of)
+            && let Ok(halves) = full.split(growth, keys)
         {
             return self.with_parts(self.depth.max(full.depth + 1), full.depth, index, halves);
         }
@@ -572,10 +572,10 @@ impl Directory {
         self.growth.store((keys_per_key.clamp(1.0, 8.0) * f64::from(AS_NEEDED)) as u32, Ordering::Relaxed);
     }
 
-    /// Has the line where a probe for this hash begins brought near.
+    /// Has what a write of this hash looks at brought near.
     #[inline]
     pub(crate) fn fetch(&self, hash: u64, guard: &Guard) {
-        self.home(hash, guard).fetch();
+        self.home(hash, guard).fetch_to_write();
     }
 
     /// Number of shards, for [`Directory::places`].
@@ -608,6 +608,16 @@ impl<'g> Home<'g> {
     #[inline]
     pub(crate) fn fetch(&self) {
         prefetch(self.line());
+    }
+
+    /// As [`Home::fetch`], with the line where the probe goes on for one key in three that is not there, and what the part counts:
+    /// among many keys each of them is a memory miss of its own.
+    #[inline]
+    fn fetch_to_write(&self) {
+        let at = self.part.home(self.tag);
+        prefetch(&self.part.lines[at]);
+        prefetch(&self.part.lines[self.part.after(at)]);
+        prefetch(&*self.part.counts);
     }
 
     /// Looks at the line.
@@ -676,6 +686,14 @@ pub(crate) struct Shape {
     pub(crate) keys: u32,
 }
 
+/// The keys at places, which the words of a part that is split do not tell.
+pub(crate) trait Keys {
+    /// The hash of the key; `None` if there is none any more.
+    fn hash_of(&self, place: Place) -> Result<Option<u64>>;
+    /// Has what that looks at brought near. A hint.
+    fn fetch(&self, place: Place);
+}
+
 /// The right to change the keys of one shard.
 pub(crate) struct ShardGuard<'a> {
     shard: &'a Shard,
@@ -730,8 +748,7 @@ impl ShardGuard<'_> {
         Ok(None)
     }
 
-    /// Points the key at `new`; `old` is where it pointed, as found under this lock. `hash_of` gives the hash of the key
-    /// at a place, when a part is split, and `None` if there is no such key any more.
+    /// Points the key at `new`; `old` is where it pointed, as found under this lock. `keys` is asked when a part is split.
     #[inline]
     pub(crate) fn set(
         &mut self,
@@ -739,7 +756,7 @@ impl ShardGuard<'_> {
         old: Option<Place>,
         new: Place,
         guard: &Guard,
-        hash_of: impl Fn(Place) -> Result<Option<u64>>,
+        keys: &impl Keys,
     ) -> Result<()> {
         debug_assert!(new.0 > REMOVED && new.0 <= PLACE_MASK);
         self.begin();
@@ -748,16 +765,16 @@ impl ShardGuard<'_> {
         let tag = part.tag(hash);
         match old.and_then(|old| part.position_of(tag | old.0)) {
             Some((word, _)) => word.store(tag | new.0, Ordering::Release),
-            None => self.insert(hash, new, guard, hash_of),
+            None => self.insert(hash, new, guard, keys),
         }
         Ok(())
     }
 
-    fn insert(&mut self, hash: u64, new: Place, guard: &Guard, hash_of: impl Fn(Place) -> Result<Option<u64>>) {
+    fn insert(&mut self, hash: u64, new: Place, guard: &Guard, keys: &impl Keys) {
         let mut table = self.table.load(guard);
         while table.parts[table.index(hash)].is_full() {
             let growth = self.growth.load(Ordering::Relaxed);
-            let roomier = table.with_room(table.index(hash), growth, &hash_of);
+            let roomier = table.with_room(table.index(hash), growth, keys);
             self.table.replace(roomier, guard);
             table = self.table.load(guard);
         }

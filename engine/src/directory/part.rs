@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use super::{Lines, below_shard, top_bits};
+use super::{Keys, Lines, below_shard, top_bits};
 use crate::error::Result;
 
 /// Bits of a word that are a place.
@@ -16,9 +16,11 @@ pub(super) const REMOVED: u64 = 1;
 const HOME_BITS: u32 = 16;
 /// Hash bits kept in the tag from below those that choose the part.
 const SPLIT_BITS: u32 = 64 - PLACE_BITS - HOME_BITS;
-/// Splits after which the tags are made anew.
-pub(super) const SPLITS_PER_TAG: u32 = 1;
+/// Splits for which the tags are good; the next one makes them anew, which reads every key of the part.
+pub(super) const SPLITS_PER_TAG: u32 = 5;
 pub(super) const WORDS: usize = 8;
+/// Keys between the one that is read and the one that is fetched, when a part is split.
+const AHEAD: usize = 16;
 /// Largest part: what one growth step copies, and so how long a writer of that shard may wait for another.
 pub(super) const LINES_MAX: usize = if cfg!(miri) { 4 } else { 1024 };
 
@@ -136,6 +138,12 @@ impl Part {
         (home_bits as usize * self.lines.len()) >> HOME_BITS
     }
 
+    /// The line where a probe goes on.
+    #[inline]
+    pub(super) fn after(&self, line: usize) -> usize {
+        if line + 1 == self.lines.len() { 0 } else { line + 1 }
+    }
+
     /// The place among those with this tag that `is_it` recognises. One that it fails at may be of any key, also of one that was
     /// written again since: it counts only where nothing else is found.
     ///
@@ -161,7 +169,7 @@ impl Part {
             if line.ends() {
                 break;
             }
-            at = if at + 1 == self.lines.len() { 0 } else { at + 1 };
+            at = self.after(at);
             hits = self.lines[at].look(tag);
         }
         failed.map_or(Ok(None), Err)
@@ -175,7 +183,7 @@ impl Part {
             if let Some(found) = line.0.iter().find(|w| w.load(Ordering::Relaxed) == word) {
                 return Some((found, line));
             }
-            at = if at + 1 == self.lines.len() { 0 } else { at + 1 };
+            at = self.after(at);
         }
         None
     }
@@ -191,7 +199,7 @@ impl Part {
                     return there == 0;
                 }
             }
-            at = if at + 1 == self.lines.len() { 0 } else { at + 1 };
+            at = self.after(at);
         }
     }
 
@@ -247,9 +255,8 @@ impl Part {
         part
     }
 
-    /// The same keys in two parts, by the next hash bit; `hash_of` reads a key again where the tag does not tell, and says
-    /// if there is none any more.
-    pub(super) fn split(&self, growth: u32, hash_of: impl Fn(Place) -> Result<Option<u64>>) -> Result<[Part; 2]> {
+    /// The same keys in two parts, by the next hash bit; `keys` is asked where the tag does not tell.
+    pub(super) fn split(&self, growth: u32, keys: &impl Keys) -> Result<[Part; 2]> {
         let depth = self.depth + 1;
         let used_up = self.depth - self.tag_depth;
         let fresh = used_up + 1 > SPLITS_PER_TAG;
@@ -258,10 +265,14 @@ impl Part {
         for half in &mut halves {
             half.tag_depth = if fresh { depth } else { self.tag_depth };
         }
+        // Each is a memory miss or two: several are under way at once.
+        let mut ahead = self.words().filter(|_| fresh).map(|word| Place(word & PLACE_MASK));
+        ahead.by_ref().take(AHEAD).for_each(|place| keys.fetch(place));
         for word in self.words() {
+            ahead.next().into_iter().for_each(|place| keys.fetch(place));
             let place = word & PLACE_MASK;
             let (bit, word) = if fresh {
-                let Some(hash) = hash_of(Place(place))? else { continue };
+                let Some(hash) = keys.hash_of(Place(place))? else { continue };
                 (top_bits(hash, depth) & 1, halves[0].tag(hash) | place)
             } else {
                 ((word >> (PLACE_BITS + SPLIT_BITS - 1 - used_up)) as usize & 1, word)
