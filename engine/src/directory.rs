@@ -27,7 +27,7 @@
 
 mod part;
 
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
@@ -122,17 +122,18 @@ const LOCK_TRIES: usize = 200;
 #[derive(Clone)]
 pub(crate) struct Lines {
     first: NonNull<Line>,
-    /// Keeps them; never looked at.
-    _owner: Arc<Owner>,
+    owner: Arc<Owner>,
     /// Of 32 bits, and the owner behind one pointer, so that a table with its only part is one cache line.
     len: u32,
 }
 
-#[allow(dead_code, reason = "held, never read")]
+/// What keeps lines where they are.
+#[allow(dead_code, reason = "held, and mostly never read")]
 enum Owner {
     Memory(Arc<[Line]>),
     Room(Room),
-    Mapped(Arc<Words>),
+    /// From this byte on.
+    Mapped(Arc<Words>, usize),
 }
 
 // SAFETY: lines are atomics, and their owner, which is `Send` and `Sync` itself, keeps them where they are.
@@ -146,19 +147,30 @@ impl Lines {
             return lines;
         }
         let lines: Arc<[Line]> = (0..n).map(|_| Line([const { AtomicU64::new(0) }; WORDS])).collect();
-        Lines { first: NonNull::from(&*lines).cast(), _owner: Arc::new(Owner::Memory(lines)), len: n as u32 }
+        Lines { first: NonNull::from(&*lines).cast(), owner: Arc::new(Owner::Memory(lines)), len: n as u32 }
     }
 
     fn of_room(room: Room, n: usize) -> Option<Lines> {
         let (words, offset) = room.place();
         let first = Lines::first_of(words, offset, n)?;
-        Some(Lines { first, _owner: Arc::new(Owner::Room(room)), len: u32::try_from(n).ok()? })
+        Some(Lines { first, owner: Arc::new(Owner::Room(room)), len: u32::try_from(n).ok()? })
     }
 
     /// `n` lines that begin at byte `offset` of a mapping; `None` if there are none.
     pub(crate) fn mapped(words: &Arc<Words>, offset: usize, n: usize) -> Option<Lines> {
         let first = Lines::first_of(words, offset, n)?;
-        Some(Lines { first, _owner: Arc::new(Owner::Mapped(words.clone())), len: u32::try_from(n).ok()? })
+        Some(Lines { first, owner: Arc::new(Owner::Mapped(words.clone(), offset)), len: u32::try_from(n).ok()? })
+    }
+
+    fn is_mapped(&self) -> bool {
+        matches!(*self.owner, Owner::Mapped(..))
+    }
+
+    /// Has what the first write to each of them costs over with.
+    fn expect_writes(&self) {
+        if let Owner::Mapped(words, offset) = &*self.owner {
+            words.expect_writes(*offset..offset + self.len() * LINE_BYTES);
+        }
     }
 
     /// Where `n` lines begin, if they are within.
@@ -278,6 +290,23 @@ impl Table {
         // Also where a key cannot be read again, its record being damaged: then the part grows as a whole.
         let grown = full.grown(lines);
         self.with_parts(self.depth, full.depth, index, [grown.clone(), grown])
+    }
+
+    /// The table for [`Directory::make_ready`], if it is another one.
+    fn ready(&self, growth: u32) -> Option<Table> {
+        let mut roomier = None;
+        for part in self.parts().filter(|part| part.lines.is_mapped()) {
+            let lines = lines_for(grown_by(part.keys(), growth));
+            if part.is_full_with(grown_by(part.keys(), growth) - part.keys()) && lines <= LINES_MAX {
+                let index = self.parts.iter().position(|other| Arc::ptr_eq(&other.counts, &part.counts))?;
+                let grown = part.grown(lines);
+                let table: &Table = roomier.as_ref().unwrap_or(self);
+                roomier = Some(table.with_parts(self.depth, part.depth, index, [grown.clone(), grown]));
+            } else {
+                part.lines.expect_writes();
+            }
+        }
+        roomier
     }
 
     /// A copy, of that depth, in which the run of entries that shared the part at `index` shares `halves`.
@@ -570,6 +599,19 @@ impl Directory {
     /// parts then grow once, and not by a sixth again and again.
     pub(crate) fn expect(&self, keys_per_key: f64) {
         self.growth.store((keys_per_key.clamp(1.0, 8.0) * f64::from(AS_NEEDED)) as u32, Ordering::Relaxed);
+    }
+
+    /// Makes those parts of some shards that are of a checkpoint ready for writes to all of them: a part that will have to grow, going by what
+    /// is expected, does so now, and of the others the pages are had at once.
+    pub(crate) fn make_ready(&self, shards: Range<usize>, guard: &Guard) {
+        for shard in shards {
+            let growth = self.growth.load(Ordering::Relaxed);
+            let lock = self.lock_shard(shard);
+            let table = lock.table.load(guard);
+            if let Some(roomier) = table.ready(growth) {
+                lock.table.replace(roomier, guard);
+            }
+        }
     }
 
     /// Has what a write of this hash looks at brought near.

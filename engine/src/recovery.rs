@@ -249,7 +249,6 @@ fn reopen(disk: &Arc<dyn Disk>, superblock: Superblock) -> Result<Recovered> {
     }
     segments.truncate(kept);
     report.checkpoint = checkpoint.is_some();
-    checkpoint.iter().for_each(|checkpoint| checkpoint.expect(report.records));
     report.checkpoint_thrown_away = state.checkpoint.is_some() && checkpoint.is_none();
     let (resume, tails) = resume(segments, &state, checkpoint.as_ref(), base, &**disk)?;
     Ok(Recovered { manifest, resume, hash_seed: superblock.hash_seed, tails, checkpoint, report })

@@ -11,13 +11,16 @@ use crate::checkpoint;
 use crate::commit::Commits;
 use crate::error::Result;
 use crate::log::record::{Kind, Record};
-use crate::log::replay::{self, Notes};
-use crate::segment::Segment;
+use crate::log::replay::{self, Notes, Parsed};
+use crate::segment::{PAGE_BYTES, Segment};
 
 /// Records between the one replayed and the one whose directory line is fetched: what a miss takes.
 const AHEAD: usize = 20;
 /// Records replayed under one epoch guard: memory that the directory grows out of is given back in between.
 const PINNED: usize = 1 << 12;
+
+/// Records looked at to tell how many are of new keys.
+const SAMPLED: usize = 1 << 10;
 
 /// What is to be replayed of one segment.
 pub(crate) struct Tail {
@@ -33,6 +36,7 @@ const SHARED_FROM: u64 = if cfg!(feature = "testing") { 64 } else { 1 << 15 };
 
 /// Replays the log; `buckets` is what a checkpoint says of them, if there is one. The number of records replayed.
 pub(crate) fn take_up(commits: &Commits, tails: Vec<Tail>, buckets: Option<&checkpoint::Buckets>) -> Result<u64> {
+    make_ready(commits, &tails);
     let mut catalogue = Replay::new(buckets);
     let mut noted = Vec::new();
     let mut replayed = 0;
@@ -53,6 +57,24 @@ pub(crate) fn take_up(commits: &Commits, tails: Vec<Tail>, buckets: Option<&chec
     commits.directory.expect(1.0);
     commits.catalogue.take_up(catalogue);
     Ok(replayed)
+}
+
+/// Makes what a checkpoint has mapped of the directory ready, if the log since has records for every page of it.
+fn make_ready(commits: &Commits, tails: &[Tail]) {
+    let (guard, directory) = (&epoch::pin(), &commits.directory);
+    let noted: Vec<&Notes> = tails.iter().filter_map(|tail| tail.notes.as_ref()).collect();
+    let records: usize = noted.iter().map(|notes| notes.records.len()).sum();
+    let all_noted = noted.len() == tails.len();
+    if all_noted && (records as u64) < directory.bytes(guard) / PAGE_BYTES {
+        return;
+    }
+    let sample = || noted.iter().flat_map(|notes| &notes.records).step_by((records / SAMPLED).max(1));
+    let is_new = |parsed: &&Parsed| matches!(directory.find(parsed.hash, guard, |_| Ok(true)), Ok(None));
+    let new = sample().filter(is_new).count() as f64 / sample().count().max(1) as f64;
+    directory.expect(1.0 + new * records as f64 / directory.keys(guard).max(1) as f64);
+    let (half, all) = (directory.shards() / 2, directory.shards());
+    let ready = |shards| directory.make_ready(shards, &epoch::pin());
+    crate::io::both(|| ready(0..half), |_| ready(half..all));
 }
 
 fn take_entry(segment: &Segment, offset: u64, record: &Record<'_>, catalogue: &mut Replay) -> Result<()> {

@@ -47,7 +47,7 @@ use crate::checksum::Seed;
 use crate::codec::{Reader, hex16, name16};
 use crate::directory::{Directory, LINE_BYTES, Lines, Shape};
 use crate::io::Disk;
-use crate::io::map::{Private, Words};
+use crate::io::map::Private;
 use crate::log::SLOTS_MAX;
 use crate::manifest::CheckpointEntry;
 use crate::seeded::{Bug, seeded};
@@ -210,8 +210,6 @@ pub(crate) struct Checkpoint {
     pub(crate) directory: Directory,
     pub(crate) segments: Vec<Addressed>,
     pub(crate) buckets: Buckets,
-    /// What the directory stands in.
-    words: Arc<Words>,
 }
 
 impl Checkpoint {
@@ -250,12 +248,7 @@ impl Checkpoint {
         let lines: Option<Vec<_>> =
             parts.map(|((shape, _), at)| Some((*shape, Lines::mapped(&words, at, shape.lines as usize)?))).collect();
         let directory = Directory::of_parts(shards, lines?)?;
-        Some(Checkpoint { entry, directory, segments: contents.segments, buckets: contents.buckets, words })
-    }
-
-    /// Makes the directory ready for so many records to be replayed into it.
-    pub(crate) fn expect(&self, records: u64) {
-        self.words.expect(records);
+        Some(Checkpoint { entry, directory, segments: contents.segments, buckets: contents.buckets })
     }
 }
 

@@ -219,8 +219,13 @@ impl Part {
     }
 
     pub(super) fn is_full(&self) -> bool {
+        self.is_full_with(0)
+    }
+
+    /// Whether it would be with so many keys more.
+    pub(super) fn is_full_with(&self, more: u32) -> bool {
         let words = self.lines.len() * WORDS;
-        self.counts.used.load(Ordering::Relaxed) as usize >= words - (words / 8).max(1)
+        (self.counts.used.load(Ordering::Relaxed) + more) as usize >= words - (words / 8).max(1)
     }
 
     /// All keys: tag (in place) and place.

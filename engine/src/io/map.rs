@@ -238,17 +238,17 @@ impl Words {
         Some((Words(mapping(memory)), begin))
     }
 
-    /// Makes ready for so many writes all over it. What the first write to a page costs (the system copies it, and tells the
-    /// other processors) is a third for all of them at once.
-    pub(crate) fn expect(&self, writes: u64) {
-        const PAGE_BYTES: u64 = 4096;
+    /// Makes a range of bytes ready for writes all over it. What the first write to a page costs (the system copies it, and tells the
+    /// other processors) is a third for many of them at once.
+    pub(crate) fn expect_writes(&self, range: Range<usize>) {
         // Miri takes no advice.
         #[cfg(all(target_os = "linux", not(miri)))]
-        if writes >= self.0.len() as u64 / PAGE_BYTES {
-            let _ = self.0.advise_range(memmap2::Advice::PopulateWrite, 0, self.0.len());
+        if range.start <= range.end && range.end <= self.0.len() {
+            let begin = range.start - range.start % PAGE_BYTES;
+            let _ = self.0.advise_range(memmap2::Advice::PopulateWrite, begin, range.end - begin);
         }
         #[cfg(not(all(target_os = "linux", not(miri))))]
-        let _ = (writes, PAGE_BYTES);
+        let _ = range;
     }
 
     /// The words of a range of bytes; `None` if it is not within, or not of whole words.
