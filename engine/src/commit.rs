@@ -20,17 +20,15 @@ use crossbeam_epoch::{self as epoch, Guard};
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::catalogue::{CATALOGUE, Catalogue};
+use crate::catalogue::Catalogue;
 use crate::directory::{Directory, Home, Keys, Looked, PendingWrite, Place, ShardGuard, ShardGuards};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::KeyIndex;
 use crate::io::Stopwatch;
 use crate::log::record::{Defect, Kind, Prepared, Purpose, Record};
-use crate::log::replay::Parsed;
 use crate::log::{Appended, Found, Log, Space};
 use crate::options::{BATCH_BYTES_MAX, Durability, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::seeded::{Bug, seeded};
-use crate::segment::Segment;
 use crate::stats::Counters;
 use crate::value::Version;
 use crate::watch::Watchers;
@@ -209,15 +207,6 @@ impl Keys for Logged<'_> {
     }
 }
 
-/// A record found at open.
-struct Replayed {
-    hash: u64,
-    kind: Kind,
-    offset: u64,
-    bytes: u64,
-    version: u64,
-}
-
 impl Commits {
     pub(crate) fn new(
         log: Log,
@@ -362,7 +351,7 @@ impl Commits {
     /// As [`Commits::is_key`], where the record is about to be replaced: it need not be whole. What is damaged beyond being
     /// told stays, and an error to whoever reads it.
     #[inline]
-    fn is_key_to_replace<'g>(
+    pub(crate) fn is_key_to_replace<'g>(
         &'g self,
         place: Place,
         bucket: u64,
@@ -536,7 +525,7 @@ impl Commits {
     /// Has the directory say what the record at `new` says; `gone` is the record at `old`, which dies.
     #[inline]
     #[allow(clippy::too_many_arguments, reason = "the state of one key, all of it at hand in both callers")]
-    fn point(
+    pub(crate) fn point(
         &self,
         shard: &mut ShardGuard<'_>,
         hash: u64,
@@ -980,60 +969,5 @@ impl Commits {
     fn refuse(&self) -> Result<()> {
         self.check_poison()?;
         Err(Error::new(ErrorKind::ReadOnly, "the store is open for reading only"))
-    }
-
-    /// Takes up a record found at open, which its segment has counted: the directory says what the log said last. It may say
-    /// so already, or what the log says later.
-    pub(crate) fn replay(&self, segment: &Segment, record: &Record<'_>, offset: u64, guard: &Guard) -> Result<()> {
-        let hash = self.hash(record.bucket, record.key);
-        let mut shard = self.directory.lock(hash);
-        let mut found = None;
-        let old =
-            shard.find(hash, guard, |p| self.is_key_to_replace(p, record.bucket, record.key, guard, &mut found))?;
-        let moved = record.moved.filter(|_| !seeded(Bug::MovedWins));
-        let version = moved.unwrap_or_else(|| segment.position(offset));
-        let at = Replayed { hash, kind: record.kind, offset, bytes: record.bytes(), version };
-        self.replay_at(&mut shard, segment, &at, old, found.as_ref(), guard)
-    }
-
-    /// As [`Commits::replay`], of a set that is its own version. The record is looked at only if another may be of its key.
-    pub(crate) fn replay_plain(&self, segment: &Segment, parsed: &Parsed, guard: &Guard) -> Result<()> {
-        let (hash, offset) = (parsed.hash, parsed.offset());
-        let mut shard = self.directory.lock(hash);
-        let mut found = None;
-        let old = shard.find(hash, guard, |place| match segment.record_as_it_is(offset, guard) {
-            Ok((new, _)) => self.is_key_to_replace(place, new.bucket, new.key, guard, &mut found),
-            Err(defect @ Defect::Unreadable(_)) => Err(segment.no_record(offset, defect)),
-            Err(_) => Ok(false),
-        })?;
-        let version = segment.position(offset);
-        let at = Replayed { hash, kind: Kind::Set, offset, bytes: parsed.bytes(), version };
-        self.replay_at(&mut shard, segment, &at, old, found.as_ref(), guard)
-    }
-
-    #[inline]
-    fn replay_at(
-        &self,
-        shard: &mut ShardGuard<'_>,
-        segment: &Segment,
-        new: &Replayed,
-        old: Option<Place>,
-        found: Option<&Found<'_>>,
-        guard: &Guard,
-    ) -> Result<()> {
-        let place = self.log.place(segment, new.offset);
-        if found.is_some_and(|found| found.version() > new.version) {
-            // The directory is of a later time; or it is a copy that the cleaner made of what was already history.
-            if new.kind == Kind::Set {
-                segment.sub_live(new.bytes);
-            }
-            return Ok(());
-        }
-        if old == Some(place) {
-            return Ok(());
-        }
-        // Nothing is tallied yet: its kind is all that matters.
-        let record = Record { kind: new.kind, ..Record::delete(CATALOGUE, &[]) };
-        self.point(shard, new.hash, &record, old, place, found, guard)
     }
 }

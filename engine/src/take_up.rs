@@ -4,21 +4,23 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crossbeam_epoch as epoch;
+use crossbeam_epoch::{self as epoch, Guard};
 
 use crate::catalogue::{CATALOGUE, Replay};
 use crate::checkpoint;
 use crate::commit::Commits;
+use crate::directory::{Place, ShardGuard};
 use crate::error::Result;
-use crate::log::record::{Kind, Record};
+use crate::log::Found;
+use crate::log::record::{Defect, Kind, Record};
 use crate::log::replay::{self, Notes, Parsed};
+use crate::seeded::{Bug, seeded};
 use crate::segment::{PAGE_BYTES, Segment};
 
 /// Records between the one replayed and the one whose directory line is fetched: what a miss takes.
 const AHEAD: usize = 20;
 /// Records replayed under one epoch guard: memory that the directory grows out of is given back in between.
 const PINNED: usize = 1 << 12;
-
 /// Records looked at to tell how many are of new keys.
 const SAMPLED: usize = 1 << 10;
 
@@ -140,16 +142,80 @@ fn replay_where(commits: &Commits, noted: &[(Arc<Segment>, Notes)], is_ours: imp
                 continue;
             }
             if parsed.is_plain() {
-                commits.replay_plain(segment, parsed, &guard)?;
+                replay_plain(commits, segment, parsed, &guard)?;
             } else {
                 let (record, _) = segment
                     .record_as_it_is(parsed.offset(), &guard)
                     .map_err(|defect| segment.no_record(parsed.offset(), defect))?;
-                commits.replay(segment, &record, parsed.offset(), &guard)?;
+                replay_any(commits, segment, &record, parsed.offset(), &guard)?;
             }
         }
     }
     Ok(())
+}
+
+/// A record found at open.
+struct Replayed {
+    hash: u64,
+    kind: Kind,
+    offset: u64,
+    bytes: u64,
+    version: u64,
+}
+
+/// Takes up a record found at open, which its segment has counted: the directory says what the log said last. It may say
+/// so already, or what the log says later.
+fn replay_any(commits: &Commits, segment: &Segment, record: &Record<'_>, offset: u64, guard: &Guard) -> Result<()> {
+    let hash = commits.hash(record.bucket, record.key);
+    let mut shard = commits.directory.lock(hash);
+    let mut found = None;
+    let old =
+        shard.find(hash, guard, |p| commits.is_key_to_replace(p, record.bucket, record.key, guard, &mut found))?;
+    let moved = record.moved.filter(|_| !seeded(Bug::MovedWins));
+    let version = moved.unwrap_or_else(|| segment.position(offset));
+    let at = Replayed { hash, kind: record.kind, offset, bytes: record.bytes(), version };
+    replay_at(commits, &mut shard, segment, &at, old, found.as_ref(), guard)
+}
+
+/// As [`replay_any`], of a set that is its own version. The record is looked at only if another may be of its key.
+fn replay_plain(commits: &Commits, segment: &Segment, parsed: &Parsed, guard: &Guard) -> Result<()> {
+    let (hash, offset) = (parsed.hash, parsed.offset());
+    let mut shard = commits.directory.lock(hash);
+    let mut found = None;
+    let old = shard.find(hash, guard, |place| match segment.record_as_it_is(offset, guard) {
+        Ok((new, _)) => commits.is_key_to_replace(place, new.bucket, new.key, guard, &mut found),
+        Err(defect @ Defect::Unreadable(_)) => Err(segment.no_record(offset, defect)),
+        Err(_) => Ok(false),
+    })?;
+    let version = segment.position(offset);
+    let at = Replayed { hash, kind: Kind::Set, offset, bytes: parsed.bytes(), version };
+    replay_at(commits, &mut shard, segment, &at, old, found.as_ref(), guard)
+}
+
+#[inline]
+fn replay_at(
+    commits: &Commits,
+    shard: &mut ShardGuard<'_>,
+    segment: &Segment,
+    new: &Replayed,
+    old: Option<Place>,
+    found: Option<&Found<'_>>,
+    guard: &Guard,
+) -> Result<()> {
+    let place = commits.log.place(segment, new.offset);
+    if found.is_some_and(|found| found.version() > new.version) {
+        // The directory is of a later time; or it is a copy that the cleaner made of what was already history.
+        if new.kind == Kind::Set {
+            segment.sub_live(new.bytes);
+        }
+        return Ok(());
+    }
+    if old == Some(place) {
+        return Ok(());
+    }
+    // Nothing is tallied yet: its kind is all that matters.
+    let record = Record { kind: new.kind, ..Record::delete(CATALOGUE, &[]) };
+    commits.point(shard, new.hash, &record, old, place, found, guard)
 }
 
 /// Replays the records of a segment from offset `from` on, reading them again.
@@ -166,7 +232,7 @@ fn replay_read(commits: &Commits, segment: &Segment, from: u64, catalogue: &mut 
         }
         take_entry(segment, offset, record, catalogue)?;
         segment.count(record.kind, bytes);
-        commits.replay(segment, record, offset, &epoch::pin())
+        replay_any(commits, segment, record, offset, &epoch::pin())
     })?;
     seen.iter().for_each(|id| catalogue.note(*id));
     Ok(replayed)
@@ -181,7 +247,7 @@ struct Inserts {
 }
 
 impl Inserts {
-    fn look(&mut self, commits: &Commits, guard: &epoch::Guard) {
+    fn look(&mut self, commits: &Commits, guard: &Guard) {
         let keys = commits.directory.keys(guard);
         let (replayed, new) = (PINNED as u64, keys.saturating_sub(self.keys));
         let share = new.min(replayed) as f64 / replayed as f64;
@@ -207,7 +273,7 @@ pub(crate) fn forget_keys(commits: &Commits, gone: impl Fn(u64) -> bool) {
 }
 
 /// Takes a key out of the directory, wherever its record stands by now: the cleaner may have moved it since it was looked at.
-fn forget_key(commits: &Commits, bucket: u64, key: &[u8], guard: &epoch::Guard) {
+fn forget_key(commits: &Commits, bucket: u64, key: &[u8], guard: &Guard) {
     let hash = commits.hash(bucket, key);
     let mut shard = commits.directory.lock(hash);
     let mut now = None;
