@@ -125,6 +125,9 @@ enum What {
         /// Writes the table of all campaigns into this Markdown file, between its marks
         #[arg(long)]
         table: Option<PathBuf>,
+        /// Writes the most important counts into this one
+        #[arg(long)]
+        summary: Option<PathBuf>,
     },
 }
 
@@ -312,7 +315,9 @@ fn run(what: &What) -> Result<(), String> {
         }
         What::SeededBugs(hunt) => hunt::run(hunt),
         What::SeededBug { name, seconds } => hunt::one(name, *seconds),
-        What::Collect { into, from, table } => report::collect(into, from, table.as_deref()),
+        What::Collect { into, from, table, summary } => {
+            report::collect(into, from, table.as_deref(), summary.as_deref())
+        }
     }
 }
 

@@ -53,7 +53,12 @@ pub(crate) fn append(file: &Path, campaign: &str, seed: u64, outcome: &Outcome) 
     writeln!(file, "{text}").map_err(|e| e.to_string())
 }
 
-pub(crate) fn collect(into: &Path, from: &[PathBuf], table: Option<&Path>) -> Result<(), String> {
+pub(crate) fn collect(
+    into: &Path,
+    from: &[PathBuf],
+    table: Option<&Path>,
+    summary: Option<&Path>,
+) -> Result<(), String> {
     let read = |path: &Path| fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()));
     let mut report: Report = match fs::exists(into) {
         Ok(true) => serde_json::from_str(&read(into)?).map_err(|e| format!("{}: {e}", into.display()))?,
@@ -78,6 +83,9 @@ pub(crate) fn collect(into: &Path, from: &[PathBuf], table: Option<&Path>) -> Re
     }
     let text = serde_json::to_string_pretty(&report).map_err(|e| e.to_string())?;
     fs::write(into, text + "\n").map_err(|e| format!("{}: {e}", into.display()))?;
+    if let Some(file) = summary {
+        replace(file, "summary", &in_short(&report))?;
+    }
     match table {
         Some(file) => replace(file, "collect", &markdown(&report)),
         None => {
@@ -116,6 +124,42 @@ fn markdown(report: &Report) -> String {
         text += &format!("| {name} | {} | {violations} | {seeds} | {hours:.2} |\n", counts.join(", "));
     }
     text
+}
+
+/// What a README says of it: a campaign, what it counts, and what that is called.
+const IN_SHORT: [(&str, &str, &str); 9] = [
+    ("crash", "images", "images of power cuts"),
+    ("crash-in-recovery", "recovery_images", "of cuts while an open repaired"),
+    ("errors", "runs", "runs with failing calls"),
+    ("every-bit", "damages_mapped", "bits flipped, each of a store of 128 KiB"),
+    ("model", "calls", "calls against a map"),
+    ("linearize", "linearized_calls", "calls of several threads"),
+    ("kill", "kills", "processes killed"),
+    ("small-memory", "reads", "reads where memory is scarce"),
+    ("seeded-bugs", "found", "faults put in on purpose, and all found"),
+];
+
+fn in_short(report: &Report) -> String {
+    let done = |(campaign, what, name): (&str, &str, &str)| {
+        let n = *report.campaigns.get(campaign)?.counts.get(what)?;
+        Some(format!("{} {name}", rounded(n)))
+    };
+    let mut done: Vec<_> = IN_SHORT.into_iter().filter_map(done).collect();
+    let fuzzed = report.campaigns.iter().filter(|(name, _)| name.starts_with("fuzz "));
+    let (targets, seconds) = fuzzed.fold((0, 0.0), |(n, sum), (_, total)| (n + 1, sum + total.seconds));
+    done.push(format!("{:.1} hours of fuzzing of {targets} targets", seconds / 3600.0));
+    let violations: u64 = report.campaigns.values().map(|total| total.violations).sum();
+    format!("{}: {violations} promises broken.\n", done.join(", "))
+}
+
+/// Three digits of it.
+fn rounded(n: u64) -> String {
+    match n {
+        ..10_000 => n.to_string(),
+        10_000..1_000_000 => format!("{:.1} thousand", n as f64 / 1e3),
+        1_000_000..100_000_000 => format!("{:.1} million", n as f64 / 1e6),
+        100_000_000.. => format!("{:.0} million", n as f64 / 1e6),
+    }
 }
 
 /// Puts text into a Markdown file, between the marks of this name.
