@@ -294,19 +294,15 @@ impl Table {
 
     /// The table for [`Directory::make_ready`], if it is another one.
     fn ready(&self, growth: u32) -> Option<Table> {
-        let mut roomier = None;
-        for part in self.parts().filter(|part| part.lines.is_mapped()) {
-            let lines = lines_for(grown_by(part.keys(), growth));
-            if part.is_full_with(grown_by(part.keys(), growth) - part.keys()) && lines <= LINES_MAX {
-                let index = self.parts.iter().position(|other| Arc::ptr_eq(&other.counts, &part.counts))?;
-                let grown = part.grown(lines);
-                let table: &Table = roomier.as_ref().unwrap_or(self);
-                roomier = Some(table.with_parts(self.depth, part.depth, index, [grown.clone(), grown]));
-            } else {
-                part.lines.expect_writes();
-            }
+        let mut grew = false;
+        let mut parts = SmallVec::with_capacity(self.parts.len());
+        while let Some(part) = self.parts.get(parts.len()) {
+            let grown = part.ready(growth);
+            grew |= grown.is_some();
+            let run = 1usize << (self.depth - part.depth);
+            parts.extend(std::iter::repeat_n(grown.unwrap_or_else(|| part.clone()), run));
         }
-        roomier
+        grew.then_some(Table { depth: self.depth, parts })
     }
 
     /// A copy, of that depth, in which the run of entries that shared the part at `index` shares `halves`.

@@ -1,6 +1,8 @@
 //! Opens from a checkpoint, against opens from the log alone.
 
 use super::*;
+use crossbeam_epoch as epoch;
+
 use crate::io::sim::{Image, SimDisk, Variant};
 use crate::manifest::Manifest;
 use crate::manifest::superblock::Superblock;
@@ -94,6 +96,28 @@ fn every_flipped_bit_and_every_cut_is_seen_or_does_not_matter() {
         let mut image = image.clone();
         image.insert(name.clone(), bad.into());
         assert_eq!(model::read(&open(&image)).unwrap(), expected, "bit {bit}");
+    }
+}
+
+#[test]
+fn a_directory_made_ready_for_more_keys_holds_the_same() {
+    let (_, bytes, entry, store) = checkpoint_of(&closed());
+    let guard = &epoch::pin();
+    let read = || Checkpoint::read(Private::copy_of(&bytes).unwrap(), entry, store, shards()).unwrap().directory;
+    let places = |directory: &Directory| {
+        let mut places: Vec<_> = (0..shards()).flat_map(|shard| directory.places(shard, guard)).collect();
+        places.sort_unstable();
+        places
+    };
+    let as_written = read();
+    for keys_per_key in [1.0, 1.2, 3.0] {
+        let directory = read();
+        directory.expect(keys_per_key);
+        directory.make_ready(0..shards(), guard);
+        assert_eq!(places(&directory), places(&as_written));
+        assert_eq!(directory.keys(guard), as_written.keys(guard));
+        let grew = directory.bytes(guard) > as_written.bytes(guard);
+        assert_eq!(grew, keys_per_key > 1.0, "{keys_per_key}");
     }
 }
 

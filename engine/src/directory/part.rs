@@ -260,6 +260,21 @@ impl Part {
         part
     }
 
+    /// The same keys with room for as many as are expected, if these lines are of a checkpoint and have too little; those that have enough are
+    /// made ready to be written.
+    pub(super) fn ready(&self, growth: u32) -> Option<Part> {
+        if !self.lines.is_mapped() {
+            return None;
+        }
+        let more = grown_by(self.keys(), growth) - self.keys();
+        let lines = lines_for(self.keys() + more);
+        if more > 0 && self.is_full_with(more) && lines <= LINES_MAX {
+            return Some(self.grown(lines));
+        }
+        self.lines.expect_writes();
+        None
+    }
+
     /// The same keys in two parts, by the next hash bit; `keys` is asked where the tag does not tell.
     pub(super) fn split(&self, growth: u32, keys: &impl Keys) -> Result<[Part; 2]> {
         let depth = self.depth + 1;
