@@ -243,7 +243,14 @@ impl Log {
             if grow.closed {
                 return Err(Error::new(ErrorKind::Poisoned, "the store was closed"));
             }
-            if let Some(small) = grow.next.take_if(|next| !has_room(next, bytes)) {
+            let is_too_small = grow.next.as_ref().is_some_and(|next| !has_room(next, bytes));
+            if is_too_small && purpose == Purpose::Growth && !self.has_space_for(bytes, grow.next.as_ref()) {
+                // What deletes may need stands in it: it is not given up for one that cannot be had.
+                drop(grow);
+                self.starve(&making);
+                return Err(reserve::no_space());
+            }
+            if let Some(small) = grow.next.take_if(|_| is_too_small) {
                 // Used after the one made now it would break the order of positions, and left unused the links of recovery.
                 if let Err(e) = self.retire(&small) {
                     grow.next = Some(small);
@@ -291,6 +298,12 @@ impl Log {
         self.make_segment(bytes, reserved.bytes, Some(reserved), &making)
     }
 
+    /// Whether the disk, as far as can be told, has space for a segment with a record of `bytes` in place of this one.
+    fn has_space_for(&self, bytes: u64, instead_of: Option<&Arc<Segment>>) -> bool {
+        let given_back = instead_of.and_then(|segment| segment.file.len().ok()).unwrap_or(0);
+        self.disk.space().is_none_or(|space| space.free + given_back >= segment_bytes_for(bytes))
+    }
+
     /// The segment that an opened log goes on in: a small one where the disk has no space for more, and in that of the key runs where it
     /// has none at all. They can be made again from the log.
     pub(super) fn make_first(&self) -> Result<()> {
@@ -321,7 +334,7 @@ impl Log {
         _making: &MutexGuard<'_, ()>,
     ) -> Result<()> {
         let guard = &epoch::pin();
-        let target = (bytes + HEADER_BYTES).next_multiple_of(PAGE_BYTES).max(target);
+        let target = segment_bytes_for(bytes).max(target);
         let (number, base, first_slot, capacity) = {
             let grow = self.grow.lock();
             let slots = self.slots.load(guard);
@@ -636,6 +649,11 @@ impl Log {
 /// Whether a record of `bytes` fits into a segment that is still empty.
 fn has_room(next: &Segment, bytes: u64) -> bool {
     next.target() - HEADER_BYTES >= bytes
+}
+
+/// The smallest segment with room for a record of `bytes`.
+fn segment_bytes_for(bytes: u64) -> u64 {
+    (bytes + HEADER_BYTES).next_multiple_of(PAGE_BYTES)
 }
 
 /// The segments that are prepared for writers, and for each whether what deletes may need is kept there: in the last.
