@@ -107,6 +107,11 @@ pub(crate) fn decode_link(salt: u64, header: &[u8]) -> Option<u64> {
     (checks && reader.u32()? == 0).then_some(end)
 }
 
+/// [`Segment::kept_bytes`] of one planned for so many.
+pub(crate) fn kept_of(planned: u64) -> u64 {
+    planned / 8
+}
+
 /// The file name of segment `number`.
 pub(crate) fn file_name(number: u64) -> String {
     name16("", number, ".log")
@@ -417,7 +422,7 @@ impl Segment {
 
     /// Bytes that are appended last: while there is no segment to follow, only by what frees space. However late that is.
     pub(crate) fn kept_bytes(&self) -> u64 {
-        self.planned / 8
+        kept_of(self.planned)
     }
 
     /// Makes the published bytes from `from` on survive a power cut; the position that is now durable.

@@ -504,4 +504,23 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_segment_made_large_for_writers_that_outrun_the_disk_does_not_keep_a_store_large() {
+        const VALUES: u8 = 40;
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::new().durability(Durability::Os);
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir.path(), &options, refuse_foreign).unwrap());
+        let store = Store::without_worker(disk.clone(), options).unwrap();
+        let (bucket, commits) = (store.bucket("b").unwrap(), &store.0.commits);
+        // None of it is synced meanwhile: segments get larger and larger.
+        (0..VALUES).for_each(|i| _ = bucket.set(&[i], &vec![i; 1 << 20]).unwrap());
+        let mut jobs = Jobs::default();
+        let rests = |_: &usize| jobs.round(commits, false).unwrap() == Next::WhenRung;
+        assert!((0..1000).find(rests).is_some());
+        let files = disk.list().unwrap().iter().map(|name| disk.open(name).unwrap().len().unwrap()).sum::<u64>();
+        let user_bytes = u64::from(VALUES) << 20;
+        // An eighth, and a bit, of a segment that is an eighth of the log.
+        assert!(files <= user_bytes + user_bytes / 32, "{files} bytes for {user_bytes}");
+    }
 }

@@ -546,11 +546,12 @@ impl Log {
     /// Whether [`Log::give_back_space`] would.
     pub(crate) fn has_space_to_give_back(&self) -> bool {
         let guard = &epoch::pin();
+        let usual = self.segment_bytes(guard);
         let grow = self.grow.lock();
         let mut prepared = prepared_segments(self.active.load(guard), &grow);
         seam::MAPS_PAST_END
             && !self.disk.read_only()
-            && (prepared.any(|(segment, kept)| more_than_enough(segment, kept).is_some())
+            && (prepared.any(|(segment, kept)| more_than_enough(segment, kept, usual).is_some())
                 || !self.spares.lock().is_empty()
                 || self.has_reserve_to_give_back())
     }
@@ -565,6 +566,7 @@ impl Log {
     fn give_back_space_after(&self, end: u64, others: impl Fn()) -> Result<bool> {
         let _making = self.making.lock();
         let guard = &epoch::pin();
+        let usual = self.segment_bytes(guard);
         let grow = self.grow.lock();
         if self.end(guard) != end {
             return Ok(false);
@@ -578,14 +580,14 @@ impl Log {
         }
         for (segment, kept) in prepared_segments(self.active.load(guard), &grow) {
             let region = &segment.region;
-            if more_than_enough(segment, kept).is_none() {
+            if more_than_enough(segment, kept, usual).is_none() {
                 continue;
             }
             others();
             // Nobody can be writing beyond the published bytes now, and nobody will before the region is open again.
             region.close().map_err(|e| not_written(segment, e))?;
             // Somebody may have written since the look above.
-            let cut = more_than_enough(segment, kept).map_or(Ok(()), |enough| {
+            let cut = more_than_enough(segment, kept, usual).map_or(Ok(()), |enough| {
                 region.lower(enough);
                 seam::cut(&*segment.file, enough)
             });
@@ -673,10 +675,12 @@ fn whole_steps(bytes: u64, target: u64) -> u64 {
 }
 
 /// How far a segment needs to be prepared while nobody writes, if it is prepared much further: for what deletes may need, if
-/// there is no segment behind it where that is `kept`.
-fn more_than_enough(segment: &Segment, kept: bool) -> Option<u64> {
-    let margin = segment.planned() / 64;
-    let enough = segment.region.reserved() + if kept { segment.kept_bytes() } else { 0 } + margin;
+/// there is no segment behind it where that is `kept`. One that was made larger than is `usual`, for writers that outran the disk, keeps no
+/// more than a usual one.
+fn more_than_enough(segment: &Segment, kept: bool, usual: u64) -> Option<u64> {
+    let bytes = segment.planned().min(usual);
+    let margin = bytes / 64;
+    let enough = segment.region.reserved() + if kept { segment::kept_of(bytes) } else { 0 } + margin;
     (segment.region.limit() > enough + 2 * margin).then_some(enough)
 }
 
