@@ -648,8 +648,8 @@ impl<'g> Home<'g> {
         prefetch(self.line());
     }
 
-    /// As [`Home::fetch`], with the line where the probe goes on for one key in three that is not there, and what the part counts:
-    /// among many keys each of them is a memory miss of its own.
+    /// As [`Home::fetch`], with the line where the probe goes on if this one is full, and what the part counts: among many keys each of
+    /// them is a memory miss of its own.
     #[inline]
     fn fetch_to_write(&self) {
         let at = self.part.home(self.tag);

@@ -38,7 +38,9 @@ const SHARED_FROM: u64 = if cfg!(feature = "testing") { 64 } else { 1 << 15 };
 
 /// Replays the log; `buckets` is what a checkpoint says of them, if there is one. The number of records replayed.
 pub(crate) fn take_up(commits: &Commits, tails: Vec<Tail>, buckets: Option<&checkpoint::Buckets>) -> Result<u64> {
-    make_ready(commits, &tails);
+    if buckets.is_some() {
+        make_ready(commits, &tails);
+    }
     let mut catalogue = Replay::new(buckets);
     let mut noted = Vec::new();
     let mut replayed = 0;
@@ -70,13 +72,17 @@ fn make_ready(commits: &Commits, tails: &[Tail]) {
     if all_noted && (records as u64) < directory.bytes(guard) / PAGE_BYTES {
         return;
     }
-    let sample = || noted.iter().flat_map(|notes| &notes.records).step_by((records / SAMPLED).max(1));
+    let step = (records / SAMPLED).max(1);
     let is_new = |parsed: &&Parsed| matches!(directory.find(parsed.hash, guard, |_| Ok(true)), Ok(None));
-    let new = sample().filter(is_new).count() as f64 / sample().count().max(1) as f64;
-    directory.expect(1.0 + new * records as f64 / directory.keys(guard).max(1) as f64);
+    let new = step * noted.iter().flat_map(|notes| &notes.records).step_by(step).filter(is_new).count();
+    directory.expect(1.0 + new as f64 / directory.keys(guard).max(1) as f64);
     let (half, all) = (directory.shards() / 2, directory.shards());
     let ready = |shards| directory.make_ready(shards, &epoch::pin());
-    crate::io::both(|| ready(0..half), |_| ready(half..all));
+    if all_noted && (records as u64) < SHARED_FROM {
+        ready(0..all);
+    } else {
+        crate::io::both(|| ready(0..half), |_| ready(half..all));
+    }
 }
 
 fn take_entry(segment: &Segment, offset: u64, record: &Record<'_>, catalogue: &mut Replay) -> Result<()> {

@@ -247,7 +247,7 @@ fn campaign(campaign: Campaign, how: &How) -> Result<(), String> {
 
 fn all_through(name: &str, extent: Extent, how: &How) -> Result<(), String> {
     let (limits, case) = (how.limits(), how.case()?);
-    let end = 1 + extent.stretches();
+    let end = 1 + extent.stretches()?;
     let outcome = drive::drive(&limits, "bytes", Some(end), |seed, _| throughout::round(extent, seed, &case));
     tell(name, "bytes", how, &outcome)
 }

@@ -131,7 +131,7 @@ const IN_SHORT: [(&str, &str, &str); 9] = [
     ("crash", "images", "images of power cuts"),
     ("crash-in-recovery", "recovery_images", "of cuts while an open repaired"),
     ("errors", "runs", "runs with failing calls"),
-    ("every-bit", "damages_mapped", "bits flipped, each of a store of 128 KiB"),
+    ("every-bit", "damages_mapped", "bits flipped, all that a store has"),
     ("model", "calls", "calls against a map"),
     ("linearize", "linearized_calls", "calls of several threads"),
     ("kill", "kills", "processes killed"),
@@ -158,7 +158,8 @@ fn rounded(n: u64) -> String {
         ..10_000 => n.to_string(),
         10_000..1_000_000 => format!("{:.1} thousand", n as f64 / 1e3),
         1_000_000..100_000_000 => format!("{:.1} million", n as f64 / 1e6),
-        100_000_000.. => format!("{:.0} million", n as f64 / 1e6),
+        100_000_000..1_000_000_000 => format!("{:.0} million", n as f64 / 1e6),
+        1_000_000_000.. => format!("{:.2} billion", n as f64 / 1e9),
     }
 }
 

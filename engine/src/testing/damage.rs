@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::Random;
-use super::call::Calls;
+use super::call::{Call, Calls};
 use super::counts::{Case, Counts, Violation};
 use super::crash::{caught, make};
 use super::model::{self, History};
@@ -275,19 +275,29 @@ pub(super) fn apply(damage: &Damage, image: &Image, run: &Run) -> Image {
 }
 
 pub(super) fn store(seed: u64) -> Result<(Image, Run), String> {
-    let mut run = Run::new(SimDisk::new(Image::new(), seed), seed);
-    for (i, call) in Calls::of(seed, if seed.is_multiple_of(3) { LONG_STEPS } else { STEPS }).iter().enumerate() {
-        make(&mut run, call).map_err(|what| format!("call {i}, without a fault: {what}"))?;
-    }
+    let run = run_of(seed, &Calls::of(seed, if seed.is_multiple_of(3) { LONG_STEPS } else { STEPS }))?;
     if seed.is_multiple_of(2)
         && let Some(store) = run.store().cloned()
     {
         store.close().map_err(|e| format!("cannot close: {e:?}"))?;
     }
+    Ok((files(&run), run))
+}
+
+/// What is left of these calls, made on a disk without faults.
+pub(super) fn run_of(seed: u64, calls: &[Call]) -> Result<Run, String> {
+    let mut run = Run::new(SimDisk::new(Image::new(), seed), seed);
+    for (i, call) in calls.iter().enumerate() {
+        make(&mut run, call).map_err(|what| format!("call {i}, without a fault: {what}"))?;
+    }
+    Ok(run)
+}
+
+/// The files of the store alone: a backup under way is none of it.
+pub(super) fn files(run: &Run) -> Image {
     let mut image = run.disk.image(Variant::AllKept);
-    // Of the store alone: a backup under way is none of it.
     image.retain(|name, _| !name.contains('/'));
-    Ok((image, run))
+    image
 }
 
 /// What one bit may cost: nothing, if it is no bit of a record, or of the link before the first; else the commits from there

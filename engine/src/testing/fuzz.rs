@@ -225,10 +225,7 @@ fn made(seed: u64) -> Result<Rc<(Image, Run)>, String> {
     {
         store.close().map_err(|e| format!("cannot close: {e:?}"))?;
     }
-    let mut image = run.disk.image(Variant::AllKept);
-    // Of the store alone: a backup under way is none of it.
-    image.retain(|name, _| !name.contains('/'));
-    let made = Rc::new((image, run));
+    let made = Rc::new((damage::files(&run), run));
     MADE.with_borrow_mut(|all| all.insert(seed, made.clone()));
     Ok(made)
 }

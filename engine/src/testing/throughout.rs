@@ -6,10 +6,9 @@
 use super::Random;
 use super::call::{At, BUCKETS, Call, Calls, Content, KEYS, Level};
 use super::counts::{Case, Counts, Violation};
-use super::crash::make;
 use super::damage::{self, Damage, Kind};
 use super::workload::Run;
-use crate::io::sim::{Image, SimDisk, Variant};
+use crate::io::sim::{Image, SimDisk};
 
 /// What is done at each byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,18 +37,20 @@ impl Extent {
     fn value_bytes(self) -> u32 {
         match self {
             Extent::Bits => 3500,
-            Extent::Bytes => 750,
+            Extent::Bytes => 250,
         }
     }
 
     /// How many seeds there are; the first is 1.
-    pub fn stretches(self) -> u64 {
-        let bytes: u64 = self.store().map_or(0, |(image, _)| bytes(&image));
-        bytes.div_ceil(STRETCH_BYTES)
+    ///
+    /// # Errors
+    /// The store cannot be made.
+    pub fn stretches(self) -> Result<u64, String> {
+        let (image, _) = self.store()?;
+        Ok(bytes(&image).div_ceil(STRETCH_BYTES))
     }
 
     fn store(self) -> Result<(Image, Run), String> {
-        let mut run = Run::new(SimDisk::new(Image::new(), WORKLOAD), WORKLOAD);
         let mut calls = Calls::of(WORKLOAD, CALLS);
         let rest = calls.split_off(calls.len() * 3 / 4);
         let filling = (0..BUCKETS.len() as u8).flat_map(|bucket| (0..KEYS).map(move |key| At { bucket, key }));
@@ -57,13 +58,9 @@ impl Extent {
             let content = Content { id, bytes: self.value_bytes() };
             Call::Set(at, content, Level::AsOptions)
         });
-        for (i, call) in calls.into_iter().chain(filling).chain(rest).enumerate() {
-            make(&mut run, &call).map_err(|what| format!("call {i}, without a fault: {what}"))?;
-        }
-        let mut image = run.disk.image(Variant::AllKept);
-        // Of the store alone: a backup under way is none of it.
-        image.retain(|name, _| !name.contains('/'));
-        Ok((image, run))
+        calls.extend(filling.chain(rest));
+        let run = damage::run_of(WORKLOAD, &calls)?;
+        Ok((damage::files(&run), run))
     }
 
     /// A damage by its number, of which each byte of the store has as many as any other.
