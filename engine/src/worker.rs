@@ -136,6 +136,7 @@ impl Drop for Fuse<'_> {
 /// Prepares space for writers.
 fn run_space(commits: &Commits, bell: &Bell) {
     let _fuse = Fuse(commits);
+    commits.log.set_prepared_beside();
     loop {
         bell.wait(None);
         loop {
@@ -211,6 +212,8 @@ pub(crate) struct Jobs {
     space_is_anothers: bool,
     /// Since closed segments wait for their sync.
     waits: Option<Stopwatch>,
+    /// Since others write, after a time in which nobody did.
+    burst: Option<Stopwatch>,
 }
 
 impl Jobs {
@@ -328,6 +331,17 @@ impl Jobs {
         waited < SYNC_AFTER && commits.log.unsynced_bytes() < UNSYNCED_BYTES_MAX
     }
 
+    /// Whether others have begun to write a moment ago: what can wait does so, since much of what they write is over by then.
+    fn lets_burst_pass(&mut self, commits: &Commits) -> bool {
+        // What a simulation does must not depend on a clock.
+        if self.quiet() || simulated() || commits.log.syncs() {
+            self.burst = None;
+            return false;
+        }
+        let lasted = Duration::from_micros(self.burst.get_or_insert_with(Stopwatch::start).us());
+        lasted < SYNC_AFTER && commits.log.unsynced_bytes() < UNSYNCED_BYTES_MAX && !commits.log.is_starved()
+    }
+
     /// One round: the next segment, syncs that are due, seals, a step each of making runs, merging and
     /// cleaning. With `interval`, everything logged is synced, not only what somebody waits for.
     fn step(&mut self, commits: &Commits, interval: bool) -> Result<Next> {
@@ -344,6 +358,7 @@ impl Jobs {
                 commits.wait(end)?;
             }
         }
+        let bursts = self.lets_burst_pass(commits);
         let mut more_closed = false;
         let waits = !interval && !commits.wants_sync() && self.lets_sync_wait(commits);
         if commits.log.has_closed() && !waits {
@@ -356,7 +371,11 @@ impl Jobs {
         // Cleaning frees space, so a full disk must not keep it from going on. While nobody writes it comes first: what is cleaned
         // need not be sorted.
         let mood = if quiet { Mood::Idle } else { Mood::Busy };
-        let cleaning = match self.clean(commits, mood) {
+        let cleaning = match () {
+            () if bursts => Ok(Progress::Later),
+            () => self.clean(commits, mood),
+        };
+        let cleaning = match cleaning {
             Err(e) if e.kind() != ErrorKind::NoSpace => return Err(e),
             cleaning => cleaning,
         };
@@ -448,6 +467,29 @@ mod tests {
         for i in 0..KEYS {
             let value = bucket.get(format!("user:{i:016x}").as_bytes()).unwrap().unwrap();
             assert_eq!(value[..], [(4 * KEYS + i) as u8; 100]);
+        }
+    }
+
+    #[test]
+    fn what_a_burst_leaves_to_clean_is_cleaned_when_it_is_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::new().durability(Durability::Os).segment_bytes_max(64 << 10);
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir.path(), &options, refuse_foreign).unwrap());
+        let store = Store::without_worker(disk, options).unwrap();
+        let (bucket, commits) = (store.bucket("b").unwrap(), &store.0.commits);
+        let mut jobs = Jobs::cleaning_from(1);
+        let segments = || commits.log.segments(&epoch::pin()).len();
+        for i in 0..4000u32 {
+            bucket.set(&(i % 8).to_le_bytes(), &[i as u8; 1000]).unwrap();
+        }
+        let before = segments();
+        // A round that is the first to find that somebody writes, as each does that follows a round with nobody to be seen.
+        assert_eq!(jobs.round(commits, false), Some(Next::Soon));
+        assert!(segments() >= before && !commits.wants_sync(), "nothing is cleaned, or asked of the disk for it");
+        while jobs.round(commits, false).unwrap() != Next::WhenRung {}
+        assert!(segments() < before / 8, "{} of {before} segments", segments());
+        for i in 0..8u32 {
+            assert_eq!(bucket.get(&i.to_le_bytes()).unwrap().unwrap()[..], [(3992 + i) as u8; 1000]);
         }
     }
 

@@ -33,7 +33,7 @@ pub(crate) const BYTES_MIN: u64 = 32 << 20;
 const DIRECTORY_TIMES_BUSY: u64 = 3;
 /// Of records that are larger than this, as many times more bytes: they replay as fast as they are read. At most so many times.
 const SMALL_RECORD_BYTES: u64 = 1 << 10;
-const LARGE_TIMES_MAX: u64 = 16;
+const LARGE_TIMES_MAX: u64 = 24;
 /// When nobody writes, an eighth of [`BYTES_MIN`] is worth it, or as much as the directory takes.
 const IDLE_SHARE: u64 = 8;
 /// At close, a 128th of [`BYTES_MIN`], or a sixteenth of the directory.
