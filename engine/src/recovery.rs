@@ -21,7 +21,7 @@ use crate::io::disk::LOCK_FILE;
 use crate::io::map::Region;
 use crate::io::{self, Disk};
 use crate::log::record::Defect;
-use crate::log::replay::{self, Extent, Notes};
+use crate::log::replay::{self, Checked, Extent, Notes};
 use crate::log::{self, Resume};
 use crate::manifest::edit::Edit;
 use crate::manifest::superblock::{self, Superblock};
@@ -144,6 +144,8 @@ struct Loaded {
     read_to: Option<u64>,
     /// Offset of the first record to be replayed; behind the end if there is none.
     replay_from: u64,
+    /// The seed of hashes, if the records are to be taken down as they are read.
+    noting: Option<u64>,
     notes: Option<Notes>,
 }
 
@@ -160,20 +162,55 @@ impl Loaded {
         self.read_to.map_or(0, |to| to.saturating_sub(self.read_from))
     }
 
+    /// Where those who check the records each have a half of them.
+    fn middle(&self) -> u64 {
+        self.read_from + self.bytes_to_read() / 2
+    }
+
     /// Checks the records that [`load`] has left unread.
     fn read(&mut self) -> Result<()> {
-        let Some(to) = self.read_to.take() else { return Ok(()) };
+        let Some(to) = self.read_to else { return Ok(()) };
         self.region.read_ahead(self.read_from, to);
-        let mut notes = self.notes.take();
-        let bytes = self.region.read(0..to).map_err(|e| self.unread(e))?;
-        let extent = replay::extent_from(&bytes, self.header.salt, self.read_from, notes.as_mut());
-        drop(bytes);
+        let notes = self.noting.map(Notes::new);
+        let checked = Checked::up_to(&self.log_bytes(to)?, self.header.salt, self.read_from, u64::MAX, notes);
+        self.take(checked)
+    }
+
+    /// Checks the records up to the middle.
+    fn check_first(&self) -> Result<Option<Checked>> {
+        let Some(to) = self.read_to else { return Ok(None) };
+        self.region.read_ahead(self.read_from, self.middle());
+        let notes = self.noting.map(Notes::new);
+        Ok(Some(Checked::up_to(&self.log_bytes(to)?, self.header.salt, self.read_from, self.middle(), notes)))
+    }
+
+    /// Checks the records behind the middle, if it can be told where they begin.
+    fn check_behind(&self) -> Result<Option<Checked>> {
+        let Some(to) = self.read_to else { return Ok(None) };
+        self.region.read_ahead(self.middle(), to);
+        let notes = self.noting.map(Notes::new);
+        Ok(Checked::behind(&self.log_bytes(to)?, self.header.salt, self.middle(), notes))
+    }
+
+    /// Takes up what was checked of both halves, and checks what of the second was not.
+    fn join(&mut self, first: Option<Checked>, behind: Option<Checked>) -> Result<()> {
+        let (Some(first), Some(to)) = (first, self.read_to) else { return Ok(()) };
+        let checked = first.join(&self.log_bytes(to)?, self.header.salt, self.middle(), behind);
+        self.take(checked)
+    }
+
+    fn take(&mut self, checked: Checked) -> Result<()> {
+        let Checked { extent, notes, .. } = checked;
         // Now, while nothing has been changed.
         if let Some(at) = extent.nonsense_at {
             return Err(Error::corrupt(&self.name(), at, "an entry of the bucket catalogue makes no sense"));
         }
-        (self.extent, self.notes) = (extent, notes);
+        (self.extent, self.notes, self.read_to) = (extent, notes, None);
         Ok(())
+    }
+
+    fn log_bytes(&self, to: u64) -> Result<Cow<'_, [u8]>> {
+        self.region.read(0..to).map_err(|e| self.unread(e))
     }
 
     fn bytes(&self) -> Result<Cow<'_, [u8]>> {
@@ -273,26 +310,16 @@ fn load_all(
         noted += loaded.region.bytes().saturating_sub(loaded.read_from);
         segments.push(loaded);
     }
-    let mut unread: Vec<&mut Loaded> = segments.iter_mut().filter(|s| s.read_to.is_some()).collect();
-    if unread.iter().map(|s| s.bytes_to_read()).sum::<u64>() < SHARED_BYTES {
-        unread.iter_mut().try_for_each(|segment| segment.read())?;
+    if segments.iter().map(Loaded::bytes_to_read).sum::<u64>() < SHARED_BYTES {
+        segments.iter_mut().try_for_each(Loaded::read)?;
     } else {
-        // The largest first, each to whoever has less.
-        unread.sort_by_key(|segment| std::cmp::Reverse(segment.bytes_to_read()));
-        let ((mut ours, mut others), mut ahead) = ((Vec::new(), Vec::new()), 0i64);
-        for segment in unread {
-            let bytes = segment.bytes_to_read() as i64;
-            if ahead <= 0 {
-                ahead += bytes;
-                ours.push(segment);
-            } else {
-                ahead -= bytes;
-                others.push(segment);
-            }
+        // The most of it may be in one segment: each has a half of every one.
+        let behind = || segments.iter().map(Loaded::check_behind).collect::<Result<Vec<_>>>();
+        let first = |_| segments.iter().map(Loaded::check_first).collect::<Result<Vec<_>>>();
+        let (behind, first) = io::both(behind, first);
+        for ((segment, first), behind) in segments.iter_mut().zip(first?).zip(behind?) {
+            segment.join(first, behind)?;
         }
-        let read = |mut segments: Vec<&mut Loaded>| segments.iter_mut().try_for_each(|segment| segment.read());
-        let (others, ours) = io::both(|| read(others), |_| read(ours));
-        others.and(ours)?;
     }
     Ok(segments)
 }
@@ -414,6 +441,7 @@ fn load(disk: &dyn Disk, number: u64, entry: Entry, store: u64, from: u64, notin
         read_from: HEADER_BYTES,
         read_to: None,
         replay_from,
+        noting: None,
         notes: None,
     };
     if link.is_none() {
@@ -427,7 +455,7 @@ fn load(disk: &dyn Disk, number: u64, entry: Entry, store: u64, from: u64, notin
     }
     if replay_from <= end && replay_from <= entry.capacity {
         loaded.read_from = replay_from;
-        loaded.notes = noting.map(Notes::new);
+        loaded.noting = noting;
     }
     loaded.read_to = Some(end);
     if !loaded.region.is_mapped() {

@@ -67,14 +67,15 @@ pub(crate) fn take_up(commits: &Commits, tails: Vec<Tail>, buckets: Option<&chec
 fn make_ready(commits: &Commits, tails: &[Tail]) {
     let (guard, directory) = (&epoch::pin(), &commits.directory);
     let noted: Vec<&Notes> = tails.iter().filter_map(|tail| tail.notes.as_ref()).collect();
-    let records: usize = noted.iter().map(|notes| notes.records.len()).sum();
+    let records: usize = noted.iter().map(|notes| notes.len()).sum();
     let all_noted = noted.len() == tails.len();
     if all_noted && (records as u64) < directory.bytes(guard) / PAGE_BYTES {
         return;
     }
     let step = (records / SAMPLED).max(1);
     let is_new = |parsed: &&Parsed| matches!(directory.find(parsed.hash, guard, |_| Ok(true)), Ok(None));
-    let new = step * noted.iter().flat_map(|notes| &notes.records).step_by(step).filter(is_new).count();
+    let sampled = noted.iter().flat_map(|notes| &notes.halves).flatten().step_by(step);
+    let new = step * sampled.filter(is_new).count();
     directory.expect(1.0 + new as f64 / directory.keys(guard).max(1) as f64);
     let (half, all) = (directory.shards() / 2, directory.shards());
     let ready = |shards| directory.make_ready(shards, &epoch::pin());
@@ -95,12 +96,7 @@ fn take_entry(segment: &Segment, offset: u64, record: &Record<'_>, catalogue: &m
 /// Counts the records of a segment, and takes up what they say of buckets.
 fn count(segment: &Segment, notes: &Notes, catalogue: &mut Replay) -> Result<()> {
     let guard = &mut epoch::pin();
-    let mut live = 0;
-    for parsed in &notes.records {
-        if parsed.is_plain() {
-            live += parsed.bytes();
-            continue;
-        }
+    for parsed in &notes.others {
         // Long passes must not keep memory from being given back.
         guard.repin();
         // It was checked a moment ago: whatever keeps it from being read now, it is not to be passed over.
@@ -110,51 +106,52 @@ fn count(segment: &Segment, notes: &Notes, catalogue: &mut Replay) -> Result<()>
         segment.count(record.kind, bytes);
         take_entry(segment, parsed.offset(), &record, catalogue)?;
     }
-    segment.count(Kind::Set, live);
+    segment.count(Kind::Set, notes.plain_bytes);
     notes.buckets.iter().for_each(|id| catalogue.note(*id));
     Ok(())
 }
 
-/// Replays records that were taken down. Those of one shard are one thread's, so each key's come in their order.
+/// Replays records that were taken down. Those of one shard are of one half, so each key's come in their order.
 fn replay_noted(commits: &Commits, noted: Vec<(Arc<Segment>, Notes)>) -> Result<u64> {
-    let records = noted.iter().map(|(_, notes)| notes.records.len() as u64).sum();
+    let records = noted.iter().map(|(_, notes)| notes.len() as u64).sum();
+    let half = |which: usize| replay_half(commits, &noted, which);
     if records < SHARED_FROM {
-        replay_where(commits, &noted, |_| true)?;
+        half(0).and(half(1))?;
     } else {
-        let half = |which: u64| replay_where(commits, &noted, move |hash| hash >> 63 == which);
         let (first, second) = crate::io::both(|| half(0), |_| half(1));
         first.and(second)?;
     }
     Ok(records)
 }
 
-fn replay_where(commits: &Commits, noted: &[(Arc<Segment>, Notes)], is_ours: impl Fn(u64) -> bool) -> Result<()> {
+fn replay_half(commits: &Commits, noted: &[(Arc<Segment>, Notes)], which: usize) -> Result<()> {
     let mut guard = epoch::pin();
-    let left = noted.iter().map(|(_, notes)| notes.records.len() as u64).sum();
-    let mut inserts = Inserts { keys: commits.directory.keys(&guard), left };
+    let left = noted.iter().map(|(_, notes)| notes.halves[which].len() as u64).sum();
+    let mut inserts = Inserts { left, seen: 0, new: 0 };
     for (segment, notes) in noted {
-        for (i, parsed) in notes.records.iter().enumerate() {
+        let records = &notes.halves[which];
+        for (i, parsed) in records.iter().enumerate() {
             if i % PINNED == 0 {
                 guard.flush();
                 guard.repin();
-                if is_ours(0) {
+                // One of the halves tells as much as both.
+                if which == 0 {
                     inserts.look(commits, &guard);
                 }
             }
-            if let Some(ahead) = notes.records.get(i + AHEAD).filter(|ahead| is_ours(ahead.hash)) {
+            if let Some(ahead) = records.get(i + AHEAD) {
                 commits.directory.fetch(ahead.hash, &guard);
             }
-            if !is_ours(parsed.hash) {
-                continue;
-            }
-            if parsed.is_plain() {
-                replay_plain(commits, segment, parsed, &guard)?;
+            let is_new = if parsed.is_plain() {
+                replay_plain(commits, segment, parsed, &guard)?
             } else {
                 let (record, _) = segment
                     .record_as_it_is(parsed.offset(), &guard)
                     .map_err(|defect| segment.no_record(parsed.offset(), defect))?;
-                replay_any(commits, segment, &record, parsed.offset(), &guard)?;
-            }
+                replay_any(commits, segment, &record, parsed.offset(), &guard)?
+            };
+            inserts.seen += 1;
+            inserts.new += u64::from(is_new);
         }
     }
     Ok(())
@@ -170,8 +167,8 @@ struct Replayed {
 }
 
 /// Takes up a record found at open, which its segment has counted: the directory says what the log said last. It may say
-/// so already, or what the log says later.
-fn replay_any(commits: &Commits, segment: &Segment, record: &Record<'_>, offset: u64, guard: &Guard) -> Result<()> {
+/// so already, or what the log says later. Whether its key was in no record before.
+fn replay_any(commits: &Commits, segment: &Segment, record: &Record<'_>, offset: u64, guard: &Guard) -> Result<bool> {
     let hash = commits.hash(record.bucket, record.key);
     let mut shard = commits.directory.lock(hash);
     let mut found = None;
@@ -184,7 +181,7 @@ fn replay_any(commits: &Commits, segment: &Segment, record: &Record<'_>, offset:
 }
 
 /// As [`replay_any`], of a set that is its own version. The record is looked at only if another may be of its key.
-fn replay_plain(commits: &Commits, segment: &Segment, parsed: &Parsed, guard: &Guard) -> Result<()> {
+fn replay_plain(commits: &Commits, segment: &Segment, parsed: &Parsed, guard: &Guard) -> Result<bool> {
     let (hash, offset) = (parsed.hash, parsed.offset());
     let mut shard = commits.directory.lock(hash);
     let mut found = None;
@@ -207,21 +204,22 @@ fn replay_at(
     old: Option<Place>,
     found: Option<&Found<'_>>,
     guard: &Guard,
-) -> Result<()> {
+) -> Result<bool> {
     let place = commits.log.place(segment, new.offset);
     if found.is_some_and(|found| found.version() > new.version) {
         // The directory is of a later time; or it is a copy that the cleaner made of what was already history.
         if new.kind == Kind::Set {
             segment.sub_live(new.bytes);
         }
-        return Ok(());
+        return Ok(false);
     }
     if old == Some(place) {
-        return Ok(());
+        return Ok(false);
     }
     // Nothing is tallied yet: its kind is all that matters.
     let record = Record { kind: new.kind, ..Record::delete(CATALOGUE, &[]) };
-    commits.point(shard, new.hash, &record, old, place, found, guard)
+    commits.point(shard, new.hash, &record, old, place, found, guard)?;
+    Ok(old.is_none())
 }
 
 /// Replays the records of a segment from offset `from` on, reading them again.
@@ -238,28 +236,31 @@ fn replay_read(commits: &Commits, segment: &Segment, from: u64, catalogue: &mut 
         }
         take_entry(segment, offset, record, catalogue)?;
         segment.count(record.kind, bytes);
-        replay_any(commits, segment, record, offset, &epoch::pin())
+        replay_any(commits, segment, record, offset, &epoch::pin()).map(drop)
     })?;
     seen.iter().for_each(|id| catalogue.note(*id));
     Ok(replayed)
 }
 
 /// How many of the records replayed last were of new keys: so the directory grows to what it will hold, and in one go.
-#[derive(Default)]
 struct Inserts {
-    /// Records to be replayed, and keys, at the last look.
+    /// Records of this half to be replayed, at the last look.
     left: u64,
-    keys: u64,
+    /// Records replayed since, and how many of them were of new keys.
+    seen: u64,
+    new: u64,
 }
 
 impl Inserts {
     fn look(&mut self, commits: &Commits, guard: &Guard) {
-        let keys = commits.directory.keys(guard);
-        let (replayed, new) = (PINNED as u64, keys.saturating_sub(self.keys));
-        let share = new.min(replayed) as f64 / replayed as f64;
-        commits.directory.expect(1.0 + share * self.left as f64 / keys.max(1) as f64);
-        self.left = self.left.saturating_sub(replayed);
-        self.keys = keys;
+        if self.seen > 0 {
+            let new = self.new as f64 / self.seen as f64;
+            self.left = self.left.saturating_sub(self.seen);
+            // The other half has as many.
+            let keys = commits.directory.keys(guard).max(1);
+            commits.directory.expect(1.0 + new * 2.0 * self.left as f64 / keys as f64);
+        }
+        (self.seen, self.new) = (0, 0);
     }
 }
 

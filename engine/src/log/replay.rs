@@ -39,6 +39,41 @@ impl Extent {
     pub(crate) fn unread(end: u64) -> Extent {
         Extent { end, defect: Defect::Blank, defect_at: end, commits: 0, records: 0, mark: 0, nonsense_at: None }
     }
+
+    /// Checks what comes behind, as far as the first commit that ends at `until` or behind that.
+    fn go_on(&mut self, bytes: &[u8], salt: u64, until: u64, mut notes: Option<&mut Notes>) {
+        while self.end < until {
+            let taken = notes.as_ref().map(|notes| notes.taken());
+            match commit_at(bytes, salt, self.end, notes.as_deref_mut()) {
+                Ok(commit) => {
+                    self.end = commit.end;
+                    self.commits += 1;
+                    self.records += commit.records;
+                    self.mark = self.mark.max(commit.mark);
+                    self.nonsense_at = self.nonsense_at.or(commit.nonsense_at);
+                }
+                Err((defect, at)) => {
+                    if let (Some(notes), Some(taken)) = (notes, taken) {
+                        notes.back_to(taken);
+                    }
+                    self.defect = defect;
+                    self.defect_at = at;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// This one, and one that begins where it ends.
+    fn then(&self, behind: &Extent) -> Extent {
+        Extent {
+            commits: self.commits + behind.commits,
+            records: self.records + behind.records,
+            mark: self.mark.max(behind.mark),
+            nonsense_at: self.nonsense_at.or(behind.nonsense_at),
+            ..*behind
+        }
+    }
 }
 
 /// One record of a checked log, and all of it that most replays need.
@@ -71,15 +106,35 @@ impl Parsed {
 #[derive(Debug)]
 pub(crate) struct Notes {
     hash_seed: u64,
-    pub(crate) records: Vec<Parsed>,
+    /// The records by the highest bit of their hash, so that two threads can each replay one half; each in the order of the log.
+    pub(crate) halves: [Vec<Parsed>; 2],
+    /// Of both halves what is not plain, in the order of the log.
+    pub(crate) others: Vec<Parsed>,
+    /// Bytes of all that is.
+    pub(crate) plain_bytes: u64,
     /// Buckets met.
     pub(crate) buckets: BTreeSet<u64>,
     last_bucket: u64,
 }
 
+/// How much was taken down: lengths of the halves and of the others, and bytes of what is plain.
+type Taken = ([usize; 2], usize, u64);
+
 impl Notes {
     pub(crate) fn new(hash_seed: u64) -> Notes {
-        Notes { hash_seed, records: Vec::new(), buckets: BTreeSet::new(), last_bucket: CATALOGUE }
+        Notes {
+            hash_seed,
+            halves: [Vec::new(), Vec::new()],
+            others: Vec::new(),
+            plain_bytes: 0,
+            buckets: BTreeSet::new(),
+            last_bucket: CATALOGUE,
+        }
+    }
+
+    /// Number of records.
+    pub(crate) fn len(&self) -> usize {
+        self.halves.iter().map(Vec::len).sum()
     }
 
     #[inline]
@@ -89,11 +144,40 @@ impl Notes {
             self.buckets.insert(record.bucket);
         }
         let plain = record.kind == Kind::Set && record.moved.is_none() && record.bucket != CATALOGUE;
-        self.records.push(Parsed {
+        let parsed = Parsed {
             hash: hash_key(self.hash_seed, record.bucket, record.key),
             at: (offset / ALIGN) as u32,
             bytes: (bytes / ALIGN) as u32 | if plain { PLAIN } else { 0 },
-        });
+        };
+        self.halves[(parsed.hash >> 63) as usize].push(parsed);
+        if plain {
+            self.plain_bytes += bytes;
+        } else {
+            self.others.push(parsed);
+        }
+    }
+
+    fn taken(&self) -> Taken {
+        (self.halves.each_ref().map(Vec::len), self.others.len(), self.plain_bytes)
+    }
+
+    /// Forgets what was taken down since.
+    fn back_to(&mut self, (halves, others, plain_bytes): Taken) {
+        for (half, len) in self.halves.iter_mut().zip(halves) {
+            half.truncate(len);
+        }
+        self.others.truncate(others);
+        self.plain_bytes = plain_bytes;
+    }
+
+    /// Adds the notes of what comes behind.
+    fn append(&mut self, mut behind: Notes) {
+        for (half, other) in self.halves.iter_mut().zip(&mut behind.halves) {
+            half.append(other);
+        }
+        self.others.append(&mut behind.others);
+        self.plain_bytes += behind.plain_bytes;
+        self.buckets.append(&mut behind.buckets);
     }
 }
 
@@ -103,29 +187,56 @@ pub(crate) fn extent(bytes: &[u8], salt: u64) -> Extent {
 }
 
 /// Checks every record of a segment from offset `from` on, where a commit begins or the log ends.
-pub(crate) fn extent_from(bytes: &[u8], salt: u64, from: u64, mut notes: Option<&mut Notes>) -> Extent {
+pub(crate) fn extent_from(bytes: &[u8], salt: u64, from: u64, notes: Option<&mut Notes>) -> Extent {
     let mut extent = Extent::unread(from);
-    loop {
-        let noted = notes.as_ref().map_or(0, |notes| notes.records.len());
-        match commit_at(bytes, salt, extent.end, notes.as_deref_mut()) {
-            Ok(commit) => {
-                extent.end = commit.end;
-                extent.commits += 1;
-                extent.records += commit.records;
-                extent.mark = extent.mark.max(commit.mark);
-                extent.nonsense_at = extent.nonsense_at.or(commit.nonsense_at);
-            }
-            Err((defect, at)) => {
-                if let Some(notes) = notes {
-                    notes.records.truncate(noted);
-                }
-                extent.defect = defect;
-                extent.defect_at = at;
-                return extent;
-            }
+    extent.go_on(bytes, salt, u64::MAX, notes);
+    extent
+}
+
+/// A stretch of a log, checked from a place on where a commit begins or the log ends.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    from: u64,
+    pub(crate) extent: Extent,
+    pub(crate) notes: Option<Notes>,
+}
+
+impl Checked {
+    /// Checks from `from` on, and ends where the first commit does that ends at `until` or behind.
+    pub(crate) fn up_to(bytes: &[u8], salt: u64, from: u64, until: u64, mut notes: Option<Notes>) -> Checked {
+        let mut extent = Extent::unread(from);
+        extent.go_on(bytes, salt, until, notes.as_mut());
+        Checked { from, extent, notes }
+    }
+
+    /// Checks what is behind `middle`, from the first place where a whole commit stands; `None` if there is none near. It is of the log only if
+    /// what comes before ends there: for [`Checked::join`].
+    pub(crate) fn behind(bytes: &[u8], salt: u64, middle: u64, notes: Option<Notes>) -> Option<Checked> {
+        let from = commit_within(bytes, salt, middle.next_multiple_of(ALIGN), NEAR_BYTES, NEAR_BYTES)?;
+        Some(Checked::up_to(bytes, salt, from, u64::MAX, notes))
+    }
+
+    /// The whole, of what was checked up to `middle` and what was checked behind it.
+    pub(crate) fn join(mut self, bytes: &[u8], salt: u64, middle: u64, behind: Option<Checked>) -> Checked {
+        if self.extent.end < middle {
+            return self; // the log ends before it
         }
+        match behind.filter(|behind| behind.from == self.extent.end) {
+            Some(Checked { extent, notes, .. }) => {
+                self.extent = self.extent.then(&extent);
+                if let (Some(notes), Some(behind)) = (&mut self.notes, notes) {
+                    notes.append(behind);
+                }
+            }
+            None => self.extent.go_on(bytes, salt, u64::MAX, self.notes.as_mut()),
+        }
+        self
     }
 }
+
+/// Bytes behind the middle of a log in which a commit is looked for, and as many to be checked for it: in vain where there is a value as
+/// long, and then one thread checks all.
+const NEAR_BYTES: u64 = 1 << 20;
 
 struct Commit {
     end: u64,
@@ -221,9 +332,13 @@ pub(crate) fn witness_behind(bytes: &[u8], salt: u64, from: u64, position: u64) 
 
 /// The first commit behind `from` that is whole; for looking past damage. As for [`witness_behind`], the work is bounded.
 pub(crate) fn next_commit(bytes: &[u8], salt: u64, from: u64) -> Option<u64> {
-    let mut budget = 8 * bytes.len() as u64;
-    let mut at = (from + 1).next_multiple_of(ALIGN);
-    while let Some(rest) = bytes.get(at as usize..).filter(|rest| !rest.is_empty()) {
+    commit_within(bytes, salt, (from + 1).next_multiple_of(ALIGN), u64::MAX, 8 * bytes.len() as u64)
+}
+
+/// The first whole commit among those that could begin in so many bytes from `at` on; `budget` is how many bytes may be checked for it.
+fn commit_within(bytes: &[u8], salt: u64, mut at: u64, within: u64, mut budget: u64) -> Option<u64> {
+    let end = at.saturating_add(within);
+    while let Some(rest) = bytes.get(at as usize..).filter(|rest| at < end && !rest.is_empty()) {
         if let Ok((record, len)) = Record::parse(rest)
             && !record.member
         {
@@ -292,6 +407,31 @@ mod tests {
             let extent = extent(&bytes[..cut], SALT);
             let expected = ends.iter().rev().find(|end| **end <= cut as u64).unwrap();
             assert_eq!(extent.end, *expected, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn halves_that_are_checked_apart_are_the_whole() {
+        let mut bytes = segment(&[&[1], &[2, 3], &[4], &[5, 6, 7], &[8]]);
+        let end = bytes.len();
+        bytes.resize(end + 50, 0);
+        let notes = || Some(Notes::new(7));
+        // Also where it is torn, anywhere, so that one half, or a part of it, is no log.
+        for torn in HEADER_BYTES as usize..=end {
+            let mut bytes = bytes.clone();
+            if torn < end {
+                bytes[torn] ^= 0x10;
+            }
+            let mut noted = notes().unwrap();
+            let whole = extent_from(&bytes, SALT, HEADER_BYTES, Some(&mut noted));
+            for middle in HEADER_BYTES..=bytes.len() as u64 {
+                let behind = Checked::behind(&bytes, SALT, middle, notes());
+                let first = Checked::up_to(&bytes, SALT, HEADER_BYTES, middle, notes());
+                let joined = first.join(&bytes, SALT, middle, behind);
+                assert_eq!(joined.extent, whole, "torn at {torn}, halves at {middle}");
+                let said = |n: &Notes| format!("{:?}", (&n.halves, &n.others, n.plain_bytes, &n.buckets));
+                assert_eq!(said(&joined.notes.unwrap()), said(&noted));
+            }
         }
     }
 
