@@ -66,8 +66,6 @@ pub(crate) struct Log {
     syncs: bool,
     /// See [`crate::Options`].
     always_late: bool,
-    /// A thread prepares space.
-    prepared_beside: AtomicBool,
     manifest: Mutex<Manifest>,
     /// By address slot.
     slots: Cell<Vec<Option<Arc<Segment>>>>,
@@ -204,7 +202,6 @@ impl Log {
             verify: options.verify == crate::Verify::Always,
             syncs: options.durability.waits_for_disk(),
             always_late: options.next_is_late,
-            prepared_beside: AtomicBool::new(false),
             manifest: Mutex::new(manifest),
             slots: Cell::new(slots),
             active: Cell::new(Arc::new(placeholder()?)),

@@ -153,14 +153,7 @@ impl Log {
 
     /// Whether somebody makes the next segment: that waits for the disk, and the active one may take more meanwhile.
     fn next_is_late(&self) -> bool {
-        (self.making.is_locked() || self.prepared_beside.load(Ordering::Relaxed) || self.always_late)
-            && !self.next_ready.load(Ordering::Relaxed)
-            && !self.is_starved()
-    }
-
-    /// A thread makes the next segment, and prepares the active one, from now on.
-    pub(crate) fn set_prepared_beside(&self) {
-        self.prepared_beside.store(true, Ordering::Relaxed);
+        (self.making.is_locked() || self.always_late) && !self.next_ready.load(Ordering::Relaxed) && !self.is_starved()
     }
 
     /// Lets a segment be filled up to `wanted`, or where there is no space for that on the disk, to `least`. The caller holds
@@ -756,26 +749,5 @@ mod tests {
         for (i, value) in all.iter().enumerate() {
             assert_eq!(bucket.get(&[i as u8]).unwrap().unwrap()[..], value[..]);
         }
-    }
-
-    #[test]
-    fn a_writer_leaves_the_next_segment_to_the_thread_that_makes_it() {
-        const BYTES_MAX: u64 = 64 << 10;
-        let dir = tempfile::tempdir().unwrap();
-        let options = Options::new().durability(Durability::Os).segment_bytes_max(BYTES_MAX);
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir.path(), &options, refuse_foreign).unwrap());
-        let store = Store::without_worker(disk, options).unwrap();
-        let (bucket, log) = (store.bucket("b").unwrap(), &store.0.commits.log);
-        // That is slow.
-        log.set_prepared_beside();
-        let fill = |bytes: u64| (0..bytes / 10_000).for_each(|i| _ = bucket.set(&[i as u8], &[7; 10_000]).unwrap());
-        let segments = || log.segments(&epoch::pin()).len();
-        fill(2 * BYTES_MAX);
-        assert_eq!(segments(), if seam::MAPS_PAST_END { 1 } else { 3 });
-        // What makes it does that before all that it has to do to this one.
-        log.prepare_space().unwrap();
-        assert!(log.next_ready.load(Ordering::Relaxed));
-        fill(2 * BYTES_MAX);
-        assert!(segments() > 1);
     }
 }
