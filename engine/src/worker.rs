@@ -192,13 +192,6 @@ pub(crate) enum Next {
     WhenSpace,
 }
 
-/// Whether writers who have logged so many bytes since they began are to be let alone, with so many of them not yet synced: they log faster
-/// than most disks write, and may be done soon.
-fn is_passing(bytes: u64, lasted: Duration, unsynced: u64) -> bool {
-    const BYTES_PER_SECOND: f64 = (512 << 20) as f64;
-    lasted < SYNC_AFTER && bytes as f64 > BYTES_PER_SECOND * lasted.as_secs_f64() && unsynced < UNSYNCED_BYTES_MAX
-}
-
 /// All background jobs of a store, between two rounds.
 #[derive(Default)]
 pub(crate) struct Jobs {
@@ -218,8 +211,6 @@ pub(crate) struct Jobs {
     space_is_anothers: bool,
     /// Since closed segments wait for their sync.
     waits: Option<Stopwatch>,
-    /// Since others write, after a time in which nobody did, and where the log ended then.
-    burst: Option<(Stopwatch, u64)>,
 }
 
 impl Jobs {
@@ -337,20 +328,6 @@ impl Jobs {
         waited < SYNC_AFTER && commits.log.unsynced_bytes() < UNSYNCED_BYTES_MAX
     }
 
-    /// Whether others have begun to write a moment ago, and faster than a disk takes it: cleaning would not keep up, and the sync that it
-    /// asks for would hold up whoever makes the next segment, while much of what they write is over by then.
-    fn lets_burst_pass(&mut self, commits: &Commits) -> bool {
-        // What a simulation does must not depend on a clock.
-        if self.quiet() || simulated() || commits.log.syncs() {
-            self.burst = None;
-            return false;
-        }
-        let guard = &epoch::pin();
-        let (begun, from) = self.burst.get_or_insert_with(|| (Stopwatch::start(), commits.log.end(guard)));
-        let (bytes, lasted) = (commits.log.bytes_from(*from, guard), Duration::from_micros(begun.us()));
-        is_passing(bytes, lasted, commits.log.unsynced_bytes()) && !commits.log.is_starved()
-    }
-
     /// One round: the next segment, syncs that are due, seals, a step each of making runs, merging and
     /// cleaning. With `interval`, everything logged is synced, not only what somebody waits for.
     fn step(&mut self, commits: &Commits, interval: bool) -> Result<Next> {
@@ -367,7 +344,6 @@ impl Jobs {
                 commits.wait(end)?;
             }
         }
-        let bursts = self.lets_burst_pass(commits);
         let mut more_closed = false;
         let waits = !interval && !commits.wants_sync() && self.lets_sync_wait(commits);
         if commits.log.has_closed() && !waits {
@@ -380,11 +356,7 @@ impl Jobs {
         // Cleaning frees space, so a full disk must not keep it from going on. While nobody writes it comes first: what is cleaned
         // need not be sorted.
         let mood = if quiet { Mood::Idle } else { Mood::Busy };
-        let cleaning = match () {
-            () if bursts => Ok(Progress::Later),
-            () => self.clean(commits, mood),
-        };
-        let cleaning = match cleaning {
+        let cleaning = match self.clean(commits, mood) {
             Err(e) if e.kind() != ErrorKind::NoSpace => return Err(e),
             cleaning => cleaning,
         };
@@ -491,31 +463,6 @@ mod tests {
             let value = bucket.get(format!("user:{i:016x}").as_bytes()).unwrap().unwrap();
             assert_eq!(value[..], [(4 * KEYS + i) as u8; 100]);
         }
-    }
-
-    #[test]
-    fn a_burst_that_outruns_the_disk_is_let_pass_and_no_other() {
-        let (second, moment) = (Duration::from_secs(1), Duration::from_millis(10));
-        for (bytes, lasted, unsynced, passes) in [
-            (100 << 20, moment, 100 << 20, true),
-            (1 << 20, moment, 1 << 20, false),
-            (1 << 30, second, 100 << 20, false),
-            (1 << 30, moment, UNSYNCED_BYTES_MAX, false),
-            (0, Duration::ZERO, 0, false),
-        ] {
-            assert_eq!(is_passing(bytes, lasted, unsynced), passes, "{bytes} bytes in {lasted:?}, {unsynced} unsynced");
-        }
-        let dir = tempfile::tempdir().unwrap();
-        let options = Options::new().durability(Durability::Os);
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir.path(), &options, refuse_foreign).unwrap());
-        let store = Store::without_worker(disk, options).unwrap();
-        let mut jobs = Jobs::default();
-        assert!(!jobs.lets_burst_pass(&store.0.commits), "nobody has written");
-        assert!(jobs.burst.is_some());
-        while jobs.round(&store.0.commits, false).unwrap() != Next::WhenRung {}
-        jobs.quiet_rests = QUIET_RESTS;
-        assert!(!jobs.lets_burst_pass(&store.0.commits));
-        assert!(jobs.burst.is_none(), "the next one begins with the next write");
     }
 
     #[test]
