@@ -169,19 +169,15 @@ impl Loaded {
 
     /// Checks the records that [`load`] has left unread.
     fn read(&mut self) -> Result<()> {
-        let Some(to) = self.read_to else { return Ok(()) };
-        self.region.read_ahead(self.read_from, to);
-        let notes = self.noting.map(Notes::new);
-        let checked = Checked::up_to(&self.log_bytes(to)?, self.header.salt, self.read_from, u64::MAX, notes);
-        self.take(checked)
+        self.check(u64::MAX)?.map_or(Ok(()), |checked| self.take(checked))
     }
 
-    /// Checks the records up to the middle.
-    fn check_first(&self) -> Result<Option<Checked>> {
+    /// Checks the records up to offset `until`; `None` if there is nothing to be read.
+    fn check(&self, until: u64) -> Result<Option<Checked>> {
         let Some(to) = self.read_to else { return Ok(None) };
-        self.region.read_ahead(self.read_from, self.middle());
+        self.region.read_ahead(self.read_from, until.min(to));
         let notes = self.noting.map(Notes::new);
-        Ok(Some(Checked::up_to(&self.log_bytes(to)?, self.header.salt, self.read_from, self.middle(), notes)))
+        Ok(Some(Checked::up_to(&self.log_bytes(to)?, self.header.salt, self.read_from, until, notes)))
     }
 
     /// Checks the records behind the middle, if it can be told where they begin.
@@ -315,7 +311,7 @@ fn load_all(
     } else {
         // The most of it may be in one segment: each has a half of every one.
         let behind = || segments.iter().map(Loaded::check_behind).collect::<Result<Vec<_>>>();
-        let first = |_| segments.iter().map(Loaded::check_first).collect::<Result<Vec<_>>>();
+        let first = |_| segments.iter().map(|segment| segment.check(segment.middle())).collect::<Result<Vec<_>>>();
         let (behind, first) = io::both(behind, first);
         for ((segment, first), behind) in segments.iter_mut().zip(first?).zip(behind?) {
             segment.join(first, behind)?;

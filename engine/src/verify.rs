@@ -419,7 +419,7 @@ impl Check {
         let log = bytes.get(..until.unwrap_or(len) as usize).unwrap_or_default();
         let mut at = HEADER_BYTES;
         loop {
-            let extent = replay::extent_from(log, header.salt, at, None);
+            let extent = replay::extent_from(log, header.salt, at);
             self.report.commits += extent.commits;
             self.report.records += extent.records;
             self.fields(name, header, log.get(..extent.end as usize).unwrap_or_default(), at);

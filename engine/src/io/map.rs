@@ -167,8 +167,8 @@ impl Map {
     }
 
     /// Writes to one page of `range` after the other, as long as each such fault makes several of them present: the system does so where
-    /// it keeps the file in large pieces, and a page takes a quarter then of what it takes in a call for all of them. Where it ended;
-    /// nothing is changed. The file reaches to the end of `range`, and nobody uses the bytes.
+    /// it keeps the file in large pieces, and that takes less than the call for all of them, which looks at each. Where it ended; nothing
+    /// is changed. The file reaches to the end of `range`, and nobody uses the bytes.
     #[cfg(all(target_os = "linux", not(miri)))]
     fn touch(&self, range: Range<usize>) -> usize {
         /// Pages between two looks at the number of faults, and how many of those are worth it.

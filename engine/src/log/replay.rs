@@ -183,14 +183,12 @@ impl Notes {
 
 /// Checks every record of a segment from its first one on.
 pub(crate) fn extent(bytes: &[u8], salt: u64) -> Extent {
-    extent_from(bytes, salt, HEADER_BYTES, None)
+    extent_from(bytes, salt, HEADER_BYTES)
 }
 
 /// Checks every record of a segment from offset `from` on, where a commit begins or the log ends.
-pub(crate) fn extent_from(bytes: &[u8], salt: u64, from: u64, notes: Option<&mut Notes>) -> Extent {
-    let mut extent = Extent::unread(from);
-    extent.go_on(bytes, salt, u64::MAX, notes);
-    extent
+pub(crate) fn extent_from(bytes: &[u8], salt: u64, from: u64) -> Extent {
+    Checked::up_to(bytes, salt, from, u64::MAX, None).extent
 }
 
 /// A stretch of a log, checked from a place on where a commit begins or the log ends.
@@ -422,15 +420,17 @@ mod tests {
             if torn < end {
                 bytes[torn] ^= 0x10;
             }
-            let mut noted = notes().unwrap();
-            let whole = extent_from(&bytes, SALT, HEADER_BYTES, Some(&mut noted));
+            let whole = Checked::up_to(&bytes, SALT, HEADER_BYTES, u64::MAX, notes());
             for middle in HEADER_BYTES..=bytes.len() as u64 {
                 let behind = Checked::behind(&bytes, SALT, middle, notes());
                 let first = Checked::up_to(&bytes, SALT, HEADER_BYTES, middle, notes());
                 let joined = first.join(&bytes, SALT, middle, behind);
-                assert_eq!(joined.extent, whole, "torn at {torn}, halves at {middle}");
-                let said = |n: &Notes| format!("{:?}", (&n.halves, &n.others, n.plain_bytes, &n.buckets));
-                assert_eq!(said(&joined.notes.unwrap()), said(&noted));
+                assert_eq!(joined.extent, whole.extent, "torn at {torn}, halves at {middle}");
+                let said = |checked: &Checked| {
+                    let notes = checked.notes.as_ref().unwrap();
+                    format!("{:?}", (&notes.halves, &notes.others, notes.plain_bytes, &notes.buckets))
+                };
+                assert_eq!(said(&joined), said(&whole));
             }
         }
     }
