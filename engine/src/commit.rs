@@ -460,7 +460,7 @@ impl Commits {
 
     /// Space in the log. A failure to make some, other than for want of it on the disk, leaves the state of the disk unknown.
     #[inline]
-    fn reserve<'g>(&self, bytes: u64, purpose: Purpose, guard: &'g Guard) -> Result<Space<'g>> {
+    fn reserve<'g>(&'g self, bytes: u64, purpose: Purpose, guard: &'g Guard) -> Result<Space<'g>> {
         self.log.reserve(bytes, purpose, guard).inspect_err(|e| {
             if e.kind() != ErrorKind::NoSpace || seeded(Bug::FullDiskStops) {
                 self.poison(e.clone());

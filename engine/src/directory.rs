@@ -56,11 +56,11 @@ impl<T: Send + Sync + 'static> Cell<T> {
         Cell(Atomic::new(value))
     }
 
-    /// The present value, valid for as long as the guard is held.
+    /// The present value, valid for as long as the guard is held, and the cell is there.
     #[inline]
-    pub(crate) fn load<'g>(&self, guard: &'g Guard) -> &'g T {
-        // SAFETY: the pointer is never null (`new` and `replace` store a value) and what it points at is destroyed only
-        // after every guard that was held when it was replaced, or when the cell was dropped, is gone.
+    pub(crate) fn load<'g>(&'g self, guard: &'g Guard) -> &'g T {
+        // SAFETY: the pointer is never null (`new` and `replace` store a value), and what it points at is destroyed after every guard that
+        // was held when it was replaced is gone, or with the cell, which is borrowed for as long.
         unsafe { self.0.load(Ordering::Acquire, guard).deref() }
     }
 
@@ -81,11 +81,58 @@ impl<T: Send + Sync + 'static> Cell<T> {
 
 impl<T: Send + Sync + 'static> Drop for Cell<T> {
     fn drop(&mut self) {
-        let guard = &epoch::pin();
-        let last = self.0.swap(epoch::Shared::null(), Ordering::AcqRel, guard);
-        // SAFETY: as in `replace`; references lent out by `load` are tied to guards, not to the cell, so even the last
-        // value must outlive them.
-        unsafe { guard.defer_destroy(last) };
+        // Here and now: left to the collector it would wait until this thread, which may be idle from here on, leaves more to it.
+        // SAFETY: never null, as above, and nobody looks at it: who does borrows the cell.
+        drop(unsafe { std::mem::take(&mut self.0).into_owned() });
+    }
+}
+
+/// As [`Cell`], of values which keep what should go as soon as nobody can look at it: those that were replaced stay with the cell, and
+/// go with it, or many at once. What one thread leaves to the collector stays until that thread leaves more.
+pub(crate) struct KeepingCell<T: Send + Sync + 'static> {
+    now: Cell<T>,
+    replaced: Mutex<Vec<Atomic<T>>>,
+}
+
+/// So many values that were replaced go at once.
+const REPLACED_MAX: usize = 64;
+
+impl<T: Send + Sync + 'static> KeepingCell<T> {
+    pub(crate) fn new(value: T) -> Self {
+        KeepingCell { now: Cell::new(value), replaced: Mutex::default() }
+    }
+
+    /// As [`Cell::load`].
+    #[inline]
+    pub(crate) fn load<'g>(&'g self, guard: &'g Guard) -> &'g T {
+        self.now.load(guard)
+    }
+
+    /// Puts another value.
+    pub(crate) fn replace(&self, value: T, guard: &Guard) {
+        let old = self.now.0.swap(Owned::new(value), Ordering::AcqRel, guard);
+        let going = {
+            let mut replaced = self.replaced.lock();
+            replaced.push(Atomic::from(old));
+            if replaced.len() < REPLACED_MAX {
+                return;
+            }
+            std::mem::take(&mut *replaced)
+        };
+        for old in going {
+            // SAFETY: as in `Cell::replace`; it was taken out of the list, by us alone.
+            unsafe { guard.defer_destroy(old.load(Ordering::Relaxed, guard)) };
+        }
+        guard.flush();
+    }
+}
+
+impl<T: Send + Sync + 'static> Drop for KeepingCell<T> {
+    fn drop(&mut self) {
+        for old in self.replaced.get_mut().drain(..) {
+            // SAFETY: a value that `replace` took out of the cell, and nobody looks at it: who does borrows the cell.
+            drop(unsafe { old.into_owned() });
+        }
     }
 }
 
@@ -445,7 +492,7 @@ impl Directory {
     }
 
     /// Each part once.
-    fn parts<'g>(&self, guard: &'g Guard) -> impl Iterator<Item = &'g Part> {
+    fn parts<'g>(&'g self, guard: &'g Guard) -> impl Iterator<Item = &'g Part> {
         self.tables.iter().flat_map(move |table| table.load(guard).parts())
     }
 

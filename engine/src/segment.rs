@@ -30,7 +30,7 @@ use crossbeam_epoch::{self as epoch, Guard};
 
 use crate::checksum::Seed;
 use crate::codec::{Reader, hex16, name16};
-use crate::directory::Cell;
+use crate::directory::KeepingCell;
 use crate::error::Error;
 use crate::io::map::{Apart, Region, prefetch_record};
 use crate::io::{File, cut, write_full};
@@ -144,7 +144,7 @@ pub(crate) struct Segment {
     /// The two counts above began with what a checkpoint says.
     approximate: AtomicBool,
     /// The published bytes as seen at some moment, as `Bytes`: what values are cut from. Replaced when outgrown.
-    view: Cell<Bytes>,
+    view: KeepingCell<Bytes>,
 }
 
 /// What of a segment is still needed. Every overwrite changes it, while the rest of a segment is read by everybody.
@@ -172,7 +172,7 @@ impl Segment {
             unchecked: AtomicU64::new(0),
             damaged: AtomicBool::new(false),
             approximate: AtomicBool::new(false),
-            view: Cell::new(Bytes::new()),
+            view: KeepingCell::new(Bytes::new()),
         }
     }
 

@@ -238,6 +238,10 @@ impl Log {
         }
         if let Some(active) = active.or_else(|| last.clone().filter(|_| log.disk.read_only())) {
             log.active.replace(active, guard);
+            if !log.disk.read_only() {
+                // Before anything else takes the space of the one that was given back at the close. What is missing is made with the next segment.
+                log.refill(&log.making.lock())?;
+            }
         } else if !log.disk.read_only() {
             let end = last.map_or(resume.durable, |s| s.end());
             log.make_first()?;
@@ -255,7 +259,7 @@ impl Log {
     /// one, an eighth of its size is kept for what frees space, and half of that for deletes alone: they and the cleaner go on
     /// where the disk is full. See `reserve` for what comes then.
     #[inline]
-    pub(crate) fn reserve<'g>(&self, bytes: u64, purpose: Purpose, guard: &'g Guard) -> Result<Space<'g>> {
+    pub(crate) fn reserve<'g>(&'g self, bytes: u64, purpose: Purpose, guard: &'g Guard) -> Result<Space<'g>> {
         loop {
             let segment = self.active.load(guard);
             let kept = match purpose {
@@ -466,7 +470,7 @@ impl Log {
 
     /// The segment of a place and the offset in it.
     #[inline]
-    pub(crate) fn locate<'g>(&self, place: Place, guard: &'g Guard) -> Result<(&'g Arc<Segment>, u64)> {
+    pub(crate) fn locate<'g>(&'g self, place: Place, guard: &'g Guard) -> Result<(&'g Arc<Segment>, u64)> {
         let slots = self.slots.load(guard);
         let slot = (place.0 >> SLOT_SHIFT) as usize;
         match slots.get(slot) {
@@ -488,7 +492,7 @@ impl Log {
 
     /// The record at a place, with its segment and offset.
     #[inline]
-    pub(crate) fn record<'g>(&self, place: Place, guard: &'g Guard) -> Result<Found<'g>> {
+    pub(crate) fn record<'g>(&'g self, place: Place, guard: &'g Guard) -> Result<Found<'g>> {
         let (segment, offset) = self.locate(place, guard)?;
         // What comes after its first line is on its way while that is looked at.
         segment.region.prefetch(offset);
