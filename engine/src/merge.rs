@@ -341,6 +341,12 @@ pub(crate) struct Merger {
 }
 
 impl Merger {
+    /// Whether a run is under way.
+    #[cfg(feature = "testing")]
+    pub(crate) fn is_at_work(&self) -> bool {
+        self.at.is_some()
+    }
+
     /// Forgets what is under way.
     pub(crate) fn give_up(&mut self, commits: &Commits) {
         if let Some(merging) = self.at.take() {

@@ -3,7 +3,7 @@
 //! Until then each read checks the record that it finds. Damage found here stops nothing: the segment keeps being checked
 //! at each read, which says so where it meets the damage, and background work keeps off it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crossbeam_epoch as epoch;
 
@@ -16,7 +16,8 @@ const STEP_BYTES: u64 = 2 << 20;
 /// The scrub's place between two steps.
 #[derive(Default)]
 pub(crate) struct Scrubber {
-    at: Option<(Arc<Segment>, u64)>,
+    /// A segment that is given up meanwhile is not kept.
+    at: Option<(Weak<Segment>, u64)>,
     done: bool,
 }
 
@@ -26,7 +27,8 @@ impl Scrubber {
         if self.done {
             return false;
         }
-        let Some((segment, from)) = self.at.take().or_else(|| next(commits)) else {
+        let at = self.at.take().and_then(|(segment, from)| Some((segment.upgrade()?, from)));
+        let Some((segment, from)) = at.or_else(|| next(commits)) else {
             // What is logged from now on is not in question.
             self.done = true;
             return false;
@@ -35,7 +37,7 @@ impl Scrubber {
         match segment.check(from, end.min(from + STEP_BYTES)) {
             Err(_) => segment.mark_damaged(),
             Ok(at) if at >= end => segment.unchecked_before(0),
-            Ok(at) => self.at = Some((segment, at)),
+            Ok(at) => self.at = Some((Arc::downgrade(&segment), at)),
         }
         true
     }

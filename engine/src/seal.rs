@@ -48,6 +48,12 @@ struct Sealing {
 }
 
 impl Sealer {
+    /// Whether a run is under way.
+    #[cfg(feature = "testing")]
+    pub(crate) fn is_at_work(&self) -> bool {
+        self.at.is_some()
+    }
+
     /// Forgets what is under way.
     pub(crate) fn give_up(&mut self, commits: &Commits) {
         if let Some(merging) = self.at.take().and_then(|at| at.merging) {

@@ -220,6 +220,12 @@ impl Jobs {
         Jobs { cleaner: Cleaner::cleaning_from(dead_bytes_min), ..Jobs::default() }
     }
 
+    /// Whether a key run is half made.
+    #[cfg(feature = "testing")]
+    pub(crate) fn makes_runs(&self) -> bool {
+        self.sealer.is_at_work() || self.merger.is_at_work()
+    }
+
     /// One round, and what its failure does to the store; `None` if that was the last one.
     pub(crate) fn round(&mut self, commits: &Commits, interval: bool) -> Option<Next> {
         let end = commits.log.end(&epoch::pin());
@@ -363,10 +369,14 @@ impl Jobs {
         let cleans_first = quiet && matches!(cleaning, Ok(Progress::Some));
         // What is closed is sealed soon, and goes into the same run.
         let seals_first = quiet && more_closed;
-        // Where the disk is full, runs would take what the cleaner gives, as long as it gives any.
         let (starved, hopeless) = (commits.log.is_starved(), commits.log.is_hopeless());
+        let cleaner_gives = starved && !hopeless;
+        if cleaner_gives {
+            // Runs would take what it gives, and what is half made of one keeps the files of segments that it reads.
+            self.give_up_runs(commits);
+        }
         let runs = match () {
-            () if self.no_runs || cleans_first || seals_first || starved && !hopeless => Ok(false),
+            () if self.no_runs || cleans_first || seals_first || cleaner_gives => Ok(false),
             () if starved => self.renew_runs(commits).and_then(|()| self.step_runs(commits, quiet)),
             () => self.step_runs(commits, quiet),
         };
@@ -532,5 +542,45 @@ mod tests {
         let user_bytes = u64::from(VALUES) << 20;
         // An eighth, and a bit, of a segment that is an eighth of the log.
         assert!(files <= user_bytes + user_bytes / 32, "{files} bytes for {user_bytes}");
+    }
+
+    #[test]
+    fn who_has_read_keeps_no_file_of_a_segment_that_was_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::new().durability(Durability::Os).segment_bytes_max(64 << 10);
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir.path(), &options, refuse_foreign).unwrap());
+        let store = Store::without_worker(disk, options).unwrap();
+        let (bucket, commits) = (store.bucket("b").unwrap(), &store.0.commits);
+        let (has_read, waits) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                for i in 0..10u8 {
+                    bucket.set(&[i], &[i; 1000]).unwrap();
+                    // The segment has grown each time, and so does what values are cut from.
+                    assert_eq!(bucket.get(&[i]).unwrap().unwrap()[..], [i; 1000]);
+                }
+                has_read.wait();
+                // Idle: what it has left to be collected stays with it.
+                waits.wait();
+            });
+            has_read.wait();
+            let first = Arc::downgrade(&commits.log.active(&epoch::pin()).region);
+            for i in (0..10u8).cycle().take(5000) {
+                bucket.set(&[i], &[i; 1000]).unwrap();
+            }
+            come_to_rest(commits);
+            // Others may still hold guards.
+            for _ in 0..10_000 {
+                if first.strong_count() == 0 {
+                    break;
+                }
+                epoch::pin().flush();
+                crate::io::pause(Duration::from_millis(1));
+            }
+            let holders = first.strong_count();
+            waits.wait();
+            reader.join().unwrap();
+            assert_eq!(holders, 0, "the file is kept");
+        });
     }
 }

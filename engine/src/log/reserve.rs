@@ -182,6 +182,14 @@ impl Log {
             .max(file.map_or(0, |bytes| bytes - HEADER_BYTES - kept_then(bytes)))
     }
 
+    /// Whether deletes have had the most of the part of the active segment that is kept for them.
+    #[cfg(feature = "testing")]
+    pub(crate) fn deletes_had_theirs(&self) -> bool {
+        let guard = &epoch::pin();
+        let active = self.active.load(guard);
+        left_for_deletes(active) < kept_for_deletes(active.planned()) / 2
+    }
+
     /// The cleaner is about to move so many bytes: deletes do not take the space for them.
     pub(crate) fn set_to_move(&self, bytes: u64) {
         self.reserve.to_move.store(bytes, Ordering::Relaxed);

@@ -80,6 +80,9 @@ impl Full {
         let (mut idle, mut moved) = (0, 0);
         for _ in 0..rounds {
             let next = self.jobs.round(commits, false).ok_or("background work has ended")?;
+            if commits.log.is_starved() && !commits.log.is_hopeless() && self.jobs.makes_runs() {
+                return Err("a half-made key run keeps what the cleaner gives".to_owned());
+            }
             // Key runs are begun again and again, and find no space.
             let moves = std::mem::replace(&mut moved, commits.counters.moved_bytes.load(Ordering::Relaxed)) != moved;
             idle = if moves { 0 } else { idle + u32::from(next != Next::AtOnce) };
