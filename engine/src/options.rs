@@ -51,8 +51,8 @@ pub enum Verify {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Mapped where that is safe: not on network and user-space file systems (nor, to be read only, on overlays), where a
-    /// mapping may fail by a signal or not see what was written by another way. Linux says what a directory is on; elsewhere
-    /// this is [`Access::Mapped`].
+    /// mapping may fail by a signal or not see what was written by another way; nor, to be written, on those that copy on write (Bcachefs,
+    /// Btrfs, ZFS), where it does when they are full. Linux says what a directory is on; elsewhere this is [`Access::Mapped`].
     Auto,
     /// Mapped into memory: a read copies nothing and asks nobody. If another process cuts a file short, or the device
     /// fails, a read of what is gone ends the process by a signal.

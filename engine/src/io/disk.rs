@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::map::{Map, Private, mapping_is_a_hazard};
+use super::map::{Map, Private, copies_on_write, mapping_is_a_hazard};
 use super::window::Budget;
 use super::{Disk, File, pause};
 use crate::error::{Error, ErrorKind, Result};
@@ -26,6 +26,7 @@ pub(crate) struct RealDisk {
     read_only: bool,
     unmapped: Option<Arc<Budget>>,
     guards: bool,
+    copies_on_write: bool,
     /// Held, never read: closing it releases the lock.
     _lock: Option<fs::File>,
 }
@@ -44,7 +45,14 @@ impl RealDisk {
             Err(e) if e.kind() == io::ErrorKind::NotFound && create => make_dir(dir)?,
             Err(e) => return Err(Error::path("cannot open the store directory", dir, e)),
         }
-        refuse(&RealDisk { dir: dir.to_owned(), read_only: !create, unmapped: None, guards: false, _lock: None })?;
+        refuse(&RealDisk {
+            dir: dir.to_owned(),
+            read_only: !create,
+            unmapped: None,
+            guards: false,
+            copies_on_write: false,
+            _lock: None,
+        })?;
         let path = dir.join(LOCK_FILE);
         let lock = options(true).create(true).truncate(false).open(&path).map_err(|e| {
             if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) {
@@ -54,7 +62,14 @@ impl RealDisk {
         })?;
         take_lock(|| lock.try_lock(), dir)?;
         let (unmapped, guards) = how.unmapped(|| mapping_is_a_hazard(dir, false));
-        Ok(RealDisk { dir: dir.to_owned(), read_only: false, unmapped, guards, _lock: Some(lock) })
+        Ok(RealDisk {
+            dir: dir.to_owned(),
+            read_only: false,
+            unmapped,
+            guards,
+            copies_on_write: copies_on_write(dir),
+            _lock: Some(lock),
+        })
     }
 
     /// Opens the directory to look at only: makes nothing, changes nothing, works on read-only media. Where a writer
@@ -70,7 +85,7 @@ impl RealDisk {
             Err(e) => return Err(Error::path("cannot open the store directory", dir, e)),
         };
         let (unmapped, guards) = how.unmapped(|| mapping_is_a_hazard(dir, true));
-        Ok(RealDisk { dir: dir.to_owned(), read_only: true, unmapped, guards, _lock: lock })
+        Ok(RealDisk { dir: dir.to_owned(), read_only: true, unmapped, guards, copies_on_write: false, _lock: lock })
     }
 }
 
@@ -106,6 +121,25 @@ fn make_dir(dir: &Path) -> Result<()> {
     };
     sync_dir(parent).map_err(|e| Error::path("cannot sync", parent, e))
 }
+
+/// Has a file system that copies on write (Btrfs) put what is written over a byte of this file, which is empty, where that was: what was reserved
+/// is to be had then where the disk is full. Damage is found by our checksums as well as by its own. A hint: others know no such thing.
+#[cfg(target_os = "linux")]
+fn write_in_place(file: &fs::File) {
+    use std::os::fd::AsRawFd;
+    /// `FS_NOCOW_FL` of linux/fs.h.
+    const NO_COPY_ON_WRITE: libc::c_int = 0x0080_0000;
+    let mut flags: libc::c_int = 0;
+    // SAFETY: an open descriptor, and memory for the flags.
+    if unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_GETFLAGS, &raw mut flags) } == 0 {
+        flags |= NO_COPY_ON_WRITE;
+        // SAFETY: the same.
+        let _ = unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_SETFLAGS, &raw const flags) };
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn write_in_place(_file: &fs::File) {}
 
 #[cfg(unix)]
 fn sync_dir(dir: &Path) -> io::Result<()> {
@@ -145,7 +179,11 @@ impl Disk for RealDisk {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(RealFile(options(true).create_new(true).open(self.dir.join(name))?)))
+        let file = options(true).create_new(true).open(self.dir.join(name))?;
+        if self.copies_on_write {
+            write_in_place(&file);
+        }
+        Ok(Arc::new(RealFile(file)))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {

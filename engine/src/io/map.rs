@@ -307,14 +307,37 @@ impl Words {
     }
 }
 
-/// Whether the directory is on a file system where a mapping may end the process by a signal, or not see what was written by
-/// another way: one of a network or of user space; for a reader also one laid over others, where a file that somebody writes
-/// becomes another one than that which was opened to be read. Where it cannot be told, it is not.
+/// The number of the file system that a directory is on, as statfs(2) has it; `None` where it cannot be told.
 #[cfg(target_os = "linux")]
 #[allow(clippy::disallowed_methods, reason = "the seam itself")]
-pub(crate) fn mapping_is_a_hazard(dir: &std::path::Path, read_only: bool) -> bool {
+fn file_system(dir: &std::path::Path) -> Option<u32> {
     use std::os::fd::AsRawFd;
-    /// What statfs(2) says of 9P, AFS (two), CEPH, CIFS, CODA, FUSE, GFS2, LUSTRE, NCP, NFS, OCFS2, SMB, SMB2, VBOXSF.
+    let dir = std::fs::File::open(dir).ok()?;
+    let mut about = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: an open descriptor, and memory for the answer.
+    if unsafe { libc::fstatfs(dir.as_raw_fd(), about.as_mut_ptr()) } != 0 {
+        return None;
+    }
+    // SAFETY: the call has filled it in.
+    Some(unsafe { about.assume_init() }.f_type as u32)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn file_system(_dir: &std::path::Path) -> Option<u32> {
+    None
+}
+
+/// Whether the directory is on a file system that puts what is written over a byte elsewhere (Bcachefs, Btrfs, ZFS): that takes space, also
+/// where all of a file is there, and a mapping has no way to say that there is none but a signal.
+pub(crate) fn copies_on_write(dir: &std::path::Path) -> bool {
+    file_system(dir).is_some_and(|magic| [0xca45_1a4e, 0x9123_683e, 0x2fc1_2fc1].contains(&magic))
+}
+
+/// Whether the directory is on a file system where a mapping may end the process by a signal, or not see what was written by
+/// another way: one of a network or of user space; for a writer also one that copies on write; for a reader one laid over others, where a
+/// file that somebody writes becomes another one than that which was opened to be read. Where it cannot be told, it is not.
+pub(crate) fn mapping_is_a_hazard(dir: &std::path::Path, read_only: bool) -> bool {
+    /// 9P, AFS (two), CEPH, CIFS, CODA, FUSE, GFS2, LUSTRE, NCP, NFS, OCFS2, SMB, SMB2, VBOXSF.
     const HAZARDS: [u32; 15] = [
         0x0102_1997,
         0x5346_414f,
@@ -333,20 +356,8 @@ pub(crate) fn mapping_is_a_hazard(dir: &std::path::Path, read_only: bool) -> boo
         0x786f_4256,
     ];
     const OVERLAY: u32 = 0x794c_7630;
-    let Ok(dir) = std::fs::File::open(dir) else { return false };
-    let mut about = std::mem::MaybeUninit::<libc::statfs>::uninit();
-    // SAFETY: an open descriptor, and memory for the answer.
-    if unsafe { libc::fstatfs(dir.as_raw_fd(), about.as_mut_ptr()) } != 0 {
-        return false;
-    }
-    // SAFETY: the call has filled it in.
-    let magic = unsafe { about.assume_init() }.f_type as u32;
-    HAZARDS.contains(&magic) || read_only && magic == OVERLAY
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn mapping_is_a_hazard(_dir: &std::path::Path, _read_only: bool) -> bool {
-    false
+    let is_hazard = |magic| HAZARDS.contains(&magic) || read_only && magic == OVERLAY;
+    file_system(dir).is_some_and(is_hazard) || !read_only && copies_on_write(dir)
 }
 
 /// On cache lines of its own: what one processor changes all the time must not take from the others what lies beside it.
