@@ -25,6 +25,7 @@
 //!
 //! Source: extendible hashing after Fagin et al. 1979; sequence locks after Lameter 2005.
 
+mod cell;
 mod part;
 
 use std::ops::{Deref, Range};
@@ -32,7 +33,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use crossbeam_epoch::{self as epoch, Atomic, Guard, Owned};
+use crossbeam_epoch::Guard;
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::{SmallVec, smallvec};
 
@@ -43,98 +44,11 @@ use crate::log::record::Record;
 use crate::seeded::{Bug, seeded};
 use crate::tally::{BucketStats, Tallies};
 
+pub(crate) use cell::{Cell, KeepingCell};
 use part::{
     AS_NEEDED, Counts, Hits, LINES_MAX, Line, PLACE_MASK, Part, REMOVED, SPLITS_PER_TAG, WORDS, grown_by, lines_for,
 };
 pub(crate) use part::{LINE_BYTES, PLACE_BITS, Place};
-
-/// A value that readers look at under an epoch guard while a writer replaces it.
-pub(crate) struct Cell<T: Send + Sync + 'static>(Atomic<T>);
-
-impl<T: Send + Sync + 'static> Cell<T> {
-    pub(crate) fn new(value: T) -> Self {
-        Cell(Atomic::new(value))
-    }
-
-    /// The present value, valid for as long as the guard is held, and the cell is there.
-    #[inline]
-    pub(crate) fn load<'g>(&'g self, guard: &'g Guard) -> &'g T {
-        // SAFETY: the pointer is never null (`new` and `replace` store a value), and what it points at is destroyed after every guard that
-        // was held when it was replaced is gone, or with the cell, which is borrowed for as long.
-        unsafe { self.0.load(Ordering::Acquire, guard).deref() }
-    }
-
-    /// Has the present value brought near. No guard is needed: it is not looked at.
-    #[inline]
-    fn fetch(&self) {
-        // SAFETY: the pointer is not followed.
-        prefetch_at(unsafe { self.0.load(Ordering::Relaxed, epoch::unprotected()) }.as_raw());
-    }
-
-    /// Puts another value; the old one goes when nobody can look at it any more.
-    pub(crate) fn replace(&self, value: T, guard: &Guard) {
-        let old = self.0.swap(Owned::new(value), Ordering::AcqRel, guard);
-        // SAFETY: `old` was just unlinked, by us alone, so it is destroyed once and nobody can newly reach it.
-        unsafe { guard.defer_destroy(old) };
-    }
-}
-
-impl<T: Send + Sync + 'static> Drop for Cell<T> {
-    fn drop(&mut self) {
-        // Here and now: left to the collector it would wait until this thread, which may be idle from here on, leaves more to it.
-        // SAFETY: never null, as above, and nobody looks at it: who does borrows the cell.
-        drop(unsafe { std::mem::take(&mut self.0).into_owned() });
-    }
-}
-
-/// As [`Cell`], of values which keep what should go as soon as nobody can look at it: those that were replaced stay with the cell, and
-/// go with it, or many at once. What one thread leaves to the collector stays until that thread leaves more.
-pub(crate) struct KeepingCell<T: Send + Sync + 'static> {
-    now: Cell<T>,
-    replaced: Mutex<Vec<Atomic<T>>>,
-}
-
-/// So many values that were replaced go at once.
-const REPLACED_MAX: usize = 64;
-
-impl<T: Send + Sync + 'static> KeepingCell<T> {
-    pub(crate) fn new(value: T) -> Self {
-        KeepingCell { now: Cell::new(value), replaced: Mutex::default() }
-    }
-
-    /// As [`Cell::load`].
-    #[inline]
-    pub(crate) fn load<'g>(&'g self, guard: &'g Guard) -> &'g T {
-        self.now.load(guard)
-    }
-
-    /// Puts another value.
-    pub(crate) fn replace(&self, value: T, guard: &Guard) {
-        let old = self.now.0.swap(Owned::new(value), Ordering::AcqRel, guard);
-        let going = {
-            let mut replaced = self.replaced.lock();
-            replaced.push(Atomic::from(old));
-            if replaced.len() < REPLACED_MAX {
-                return;
-            }
-            std::mem::take(&mut *replaced)
-        };
-        for old in going {
-            // SAFETY: as in `Cell::replace`; it was taken out of the list, by us alone.
-            unsafe { guard.defer_destroy(old.load(Ordering::Relaxed, guard)) };
-        }
-        guard.flush();
-    }
-}
-
-impl<T: Send + Sync + 'static> Drop for KeepingCell<T> {
-    fn drop(&mut self) {
-        for old in self.replaced.get_mut().drain(..) {
-            // SAFETY: a value that `replace` took out of the cell, and nobody looks at it: who does borrows the cell.
-            drop(unsafe { old.into_owned() });
-        }
-    }
-}
 
 /// Asks for the cache line that begins or lies at `at`, without waiting for it. A hint: several misses are under way at
 /// once where a probe after a probe would wait for each.

@@ -422,6 +422,11 @@ mod tests {
     use crate::recovery::refuse_foreign;
     use crate::{Options, Store};
 
+    fn open(dir: &std::path::Path, options: Options) -> (Arc<dyn Disk>, Store) {
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir, &options, refuse_foreign).unwrap());
+        (disk.clone(), Store::without_worker(disk, options).unwrap())
+    }
+
     /// Runs rounds until there is nothing to do. Between two that wait for others it rests a little: what was retired waits for the guards
     /// that other tests hold.
     fn come_to_rest(commits: &Commits) {
@@ -441,8 +446,7 @@ mod tests {
         const KEYS: u32 = 60_000;
         let dir = tempfile::tempdir().unwrap();
         let options = Options::new().durability(Durability::Os).segment_bytes_max(1 << 20);
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir.path(), &options, refuse_foreign).unwrap());
-        let store = Store::without_worker(disk.clone(), options).unwrap();
+        let (disk, store) = open(dir.path(), options);
         let bucket = store.bucket("b").unwrap();
         let commits = &store.0.commits;
         let mut jobs = Jobs::default();
@@ -479,8 +483,7 @@ mod tests {
     fn one_run_is_made_when_nobody_has_written_for_some_rests() {
         let dir = tempfile::tempdir().unwrap();
         let options = Options::new().durability(Durability::Os).segment_bytes_max(64 << 10);
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir.path(), &options, refuse_foreign).unwrap());
-        let store = Store::without_worker(disk, options).unwrap();
+        let (_, store) = open(dir.path(), options);
         let bucket = store.bucket("b").unwrap();
         let commits = &store.0.commits;
         let mut jobs = Jobs::default();
@@ -532,8 +535,7 @@ mod tests {
         const VALUES: u8 = 40;
         let dir = tempfile::tempdir().unwrap();
         let options = Options::new().durability(Durability::Os);
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir.path(), &options, refuse_foreign).unwrap());
-        let store = Store::without_worker(disk.clone(), options).unwrap();
+        let (disk, store) = open(dir.path(), options);
         let (bucket, commits) = (store.bucket("b").unwrap(), &store.0.commits);
         // None of it is synced meanwhile: segments get larger and larger.
         (0..VALUES).for_each(|i| _ = bucket.set(&[i], &vec![i; 1 << 20]).unwrap());
@@ -548,22 +550,22 @@ mod tests {
     fn who_has_read_keeps_no_file_of_a_segment_that_was_given_up() {
         let dir = tempfile::tempdir().unwrap();
         let options = Options::new().durability(Durability::Os).segment_bytes_max(64 << 10);
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir.path(), &options, refuse_foreign).unwrap());
-        let store = Store::without_worker(disk, options).unwrap();
+        let (_, store) = open(dir.path(), options);
         let (bucket, commits) = (store.bucket("b").unwrap(), &store.0.commits);
-        let (has_read, waits) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+        let ((reads, has_read), (wakes, waits)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
         std::thread::scope(|scope| {
-            let reader = scope.spawn(|| {
+            let (bucket, wakes) = (&bucket, wakes);
+            let reader = scope.spawn(move || {
                 for i in 0..10u8 {
                     bucket.set(&[i], &[i; 1000]).unwrap();
                     // The segment has grown each time, and so does what values are cut from.
                     assert_eq!(bucket.get(&[i]).unwrap().unwrap()[..], [i; 1000]);
                 }
-                has_read.wait();
+                reads.send(()).unwrap();
                 // Idle: what it has left to be collected stays with it.
-                waits.wait();
+                assert!(waits.recv().is_err());
             });
-            has_read.wait();
+            has_read.recv().unwrap();
             let first = Arc::downgrade(&commits.log.active(&epoch::pin()).region);
             for i in (0..10u8).cycle().take(5000) {
                 bucket.set(&[i], &[i; 1000]).unwrap();
@@ -577,10 +579,9 @@ mod tests {
                 epoch::pin().flush();
                 crate::io::pause(Duration::from_millis(1));
             }
-            let holders = first.strong_count();
-            waits.wait();
+            assert_eq!(first.strong_count(), 0, "the file is kept");
+            drop(wakes);
             reader.join().unwrap();
-            assert_eq!(holders, 0, "the file is kept");
         });
     }
 }

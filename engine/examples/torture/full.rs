@@ -113,8 +113,8 @@ impl Full {
             let held = self.holds.values().filter(|there| **there).count() as u64;
             self.delete(&bucket, 50, life)?;
             let again = self.fill(&bucket)?;
-            // Where a tombstone, which stays for as long as there is an older segment, takes a fifth to a half of what its record took, less comes back.
-            let least = held / if self.value_bytes < 1000 { 8 } else { 5 };
+            // Where a tombstone, which stays for as long as there is an older segment, takes half of what its record took, less comes back.
+            let least = held / if self.value_bytes < 100 { 8 } else { 5 };
             if again < least {
                 return Err(format!("of {held} keys half were deleted, and {again} found space then"));
             }

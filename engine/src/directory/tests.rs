@@ -1,5 +1,7 @@
 //! The directory against a map, what it takes of memory and of probes, and what readers see while others write.
 
+use crossbeam_epoch as epoch;
+
 use super::*;
 use std::collections::HashMap;
 
@@ -151,41 +153,4 @@ fn a_snapshot_sees_a_batch_whole() {
             last = seen[0];
         }
     });
-}
-
-#[test]
-fn what_a_cell_keeps_goes_with_it_however_idle_the_thread_is() {
-    let kept = Arc::new(());
-    let cell = Cell::new(kept.clone());
-    drop(cell);
-    assert_eq!(Arc::strong_count(&kept), 1);
-
-    let keeping = KeepingCell::new(kept.clone());
-    for _ in 1..REPLACED_MAX {
-        keeping.replace(kept.clone(), &epoch::pin());
-    }
-    assert_eq!(Arc::strong_count(&kept), 1 + REPLACED_MAX, "nothing is left to the collector");
-    assert!(Arc::ptr_eq(keeping.load(&epoch::pin()), &kept));
-    drop(keeping);
-    assert_eq!(Arc::strong_count(&kept), 1);
-}
-
-#[test]
-fn of_values_that_were_replaced_few_are_kept() {
-    let kept = Arc::new(());
-    let cell = KeepingCell::new(kept.clone());
-    let replaced = 100 * REPLACED_MAX;
-    for _ in 0..replaced {
-        cell.replace(kept.clone(), &epoch::pin());
-    }
-    // Other tests may hold guards, and epochs only move on when somebody asks.
-    for _ in 0..100_000 {
-        if Arc::strong_count(&kept) <= 2 * REPLACED_MAX {
-            break;
-        }
-        epoch::pin().flush();
-        std::thread::yield_now();
-    }
-    assert!(Arc::strong_count(&kept) <= 2 * REPLACED_MAX, "{} of {replaced}", Arc::strong_count(&kept));
-    drop(cell);
 }

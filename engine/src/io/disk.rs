@@ -61,15 +61,9 @@ impl RealDisk {
             Error::path("cannot open", &path, e)
         })?;
         take_lock(|| lock.try_lock(), dir)?;
-        let (unmapped, guards) = how.unmapped(|| mapping_is_a_hazard(dir, false));
-        Ok(RealDisk {
-            dir: dir.to_owned(),
-            read_only: false,
-            unmapped,
-            guards,
-            copies_on_write: copies_on_write(dir),
-            _lock: Some(lock),
-        })
+        let copies_on_write = copies_on_write(dir);
+        let (unmapped, guards) = how.unmapped(|| copies_on_write || mapping_is_a_hazard(dir, false));
+        Ok(RealDisk { dir: dir.to_owned(), read_only: false, unmapped, guards, copies_on_write, _lock: Some(lock) })
     }
 
     /// Opens the directory to look at only: makes nothing, changes nothing, works on read-only media. Where a writer

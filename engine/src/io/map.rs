@@ -334,8 +334,8 @@ pub(crate) fn copies_on_write(dir: &std::path::Path) -> bool {
 }
 
 /// Whether the directory is on a file system where a mapping may end the process by a signal, or not see what was written by
-/// another way: one of a network or of user space; for a writer also one that copies on write; for a reader one laid over others, where a
-/// file that somebody writes becomes another one than that which was opened to be read. Where it cannot be told, it is not.
+/// another way: one of a network or of user space; for a reader also one laid over others, where a file that somebody writes
+/// becomes another one than that which was opened to be read. Where it cannot be told, it is not.
 pub(crate) fn mapping_is_a_hazard(dir: &std::path::Path, read_only: bool) -> bool {
     /// 9P, AFS (two), CEPH, CIFS, CODA, FUSE, GFS2, LUSTRE, NCP, NFS, OCFS2, SMB, SMB2, VBOXSF.
     const HAZARDS: [u32; 15] = [
@@ -356,8 +356,7 @@ pub(crate) fn mapping_is_a_hazard(dir: &std::path::Path, read_only: bool) -> boo
         0x786f_4256,
     ];
     const OVERLAY: u32 = 0x794c_7630;
-    let is_hazard = |magic| HAZARDS.contains(&magic) || read_only && magic == OVERLAY;
-    file_system(dir).is_some_and(is_hazard) || !read_only && copies_on_write(dir)
+    file_system(dir).is_some_and(|magic| HAZARDS.contains(&magic) || read_only && magic == OVERLAY)
 }
 
 /// On cache lines of its own: what one processor changes all the time must not take from the others what lies beside it.
