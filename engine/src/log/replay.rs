@@ -207,11 +207,18 @@ impl Checked {
         Checked { from, extent, notes }
     }
 
-    /// Checks what is behind `middle`, from the first place where a whole commit stands; `None` if there is none near. It is of the log only if
+    /// Checks what is behind `middle`, from the first commit that begins there; `None` if no record is found near. It is of the log only if
     /// what comes before ends there: for [`Checked::join`].
     pub(crate) fn behind(bytes: &[u8], salt: u64, middle: u64, notes: Option<Notes>) -> Option<Checked> {
-        let from = commit_within(bytes, salt, middle.next_multiple_of(ALIGN), NEAR_BYTES, NEAR_BYTES)?;
-        Some(Checked::up_to(bytes, salt, from, u64::MAX, notes))
+        let mut from = record_near(bytes, salt, middle)?;
+        // Of a batch that begins before: the next commit stands behind all its members.
+        while let Some(Ok((record, len))) = bytes.get(from as usize..).map(Record::parse) {
+            if !record.member {
+                return Some(Checked::up_to(bytes, salt, from, u64::MAX, notes));
+            }
+            from += len;
+        }
+        None
     }
 
     /// The whole, of what was checked up to `middle` and what was checked behind it.
@@ -232,9 +239,25 @@ impl Checked {
     }
 }
 
-/// Bytes behind the middle of a log in which a commit is looked for, and as many to be checked for it: in vain where there is a value as
+/// Bytes behind the middle of a log in which a record is looked for, and as many to be checked for it: in vain where there is a value as
 /// long, and then one thread checks all.
 const NEAR_BYTES: u64 = 1 << 20;
+
+/// The first whole record from `from` on, also a member of a batch.
+fn record_near(bytes: &[u8], salt: u64, from: u64) -> Option<u64> {
+    let mut budget = NEAR_BYTES;
+    let mut at = from.next_multiple_of(ALIGN);
+    while let Some(rest) = bytes.get(at as usize..).filter(|rest| at < from + NEAR_BYTES && !rest.is_empty()) {
+        if let Ok((_, len)) = Record::parse(rest) {
+            if Record::verify(rest, Seed::new(salt, at)).is_ok() {
+                return Some(at);
+            }
+            budget = budget.checked_sub(len)?;
+        }
+        at += ALIGN;
+    }
+    None
+}
 
 struct Commit {
     end: u64,
@@ -330,20 +353,19 @@ pub(crate) fn witness_behind(bytes: &[u8], salt: u64, from: u64, position: u64) 
 
 /// The first commit behind `from` that is whole; for looking past damage. As for [`witness_behind`], the work is bounded.
 pub(crate) fn next_commit(bytes: &[u8], salt: u64, from: u64) -> Option<u64> {
-    commit_within(bytes, salt, (from + 1).next_multiple_of(ALIGN), u64::MAX, 8 * bytes.len() as u64)
-}
-
-/// The first whole commit among those that could begin in so many bytes from `at` on; `budget` is how many bytes may be checked for it.
-fn commit_within(bytes: &[u8], salt: u64, mut at: u64, within: u64, mut budget: u64) -> Option<u64> {
-    let end = at.saturating_add(within);
-    while let Some(rest) = bytes.get(at as usize..).filter(|rest| at < end && !rest.is_empty()) {
+    let mut budget = 8 * bytes.len() as u64;
+    let mut at = (from + 1).next_multiple_of(ALIGN);
+    while let Some(rest) = bytes.get(at as usize..).filter(|rest| !rest.is_empty()) {
         if let Ok((record, len)) = Record::parse(rest)
             && !record.member
         {
-            if commit_at(bytes, salt, at, None).is_ok() {
-                return Some(at);
-            }
-            budget = budget.checked_sub(len + record.batch_bytes)?;
+            let checked = match commit_at(bytes, salt, at, None) {
+                Ok(_) => return Some(at),
+                // Of what may be anything, what it says of members costs nothing.
+                Err((_, defect_at)) if defect_at == at => len,
+                Err(_) => len + record.batch_bytes,
+            };
+            budget = budget.checked_sub(checked)?;
         }
         at += ALIGN;
     }
@@ -424,6 +446,10 @@ mod tests {
             for middle in HEADER_BYTES..=bytes.len() as u64 {
                 let behind = Checked::behind(&bytes, SALT, middle, notes());
                 let first = Checked::up_to(&bytes, SALT, HEADER_BYTES, middle, notes());
+                if torn == end && first.extent.end < end as u64 {
+                    // In the middle of a batch as well.
+                    assert_eq!(behind.as_ref().map(|behind| behind.from), Some(first.extent.end), "halves at {middle}");
+                }
                 let joined = first.join(&bytes, SALT, middle, behind);
                 assert_eq!(joined.extent, whole.extent, "torn at {torn}, halves at {middle}");
                 let said = |checked: &Checked| {
