@@ -1,8 +1,8 @@
 //! Writes a directory checkpoint, some parts a step, while others read and write.
 //! Flow: `worker`, `store` (at close) -> here -> a file -> `Log::add_checkpoint`.
 //!
-//! 1. `from` is where the log ends; what was written before it is waited for, so that it is in the directory, or its writer
-//!    holds the lock of its shard, which step 2 waits for.
+//! 1. The log is synced: step 4 would find all of that. Then `from` is where the log ends, but for what waits to be durable: what was
+//!    written before it is in the directory, or its writer holds the lock of its shard, which step 2 waits for.
 //! 2. Part after part is copied under its shard's lock, and written.
 //! 3. The buckets, as they are now; the tables and the header. `end` is where the log ends now: all words point before it.
 //! 4. The log is synced up to `end`, the file, its name; then the manifest names it, and the one before goes.
@@ -167,8 +167,8 @@ impl Writing {
             }
             other => other.map_err(failed)?,
         };
-        let from = log.end(guard);
-        commits.wait(from)?;
+        commits.wait(log.end(guard))?;
+        let from = commits.shown(guard);
         // The counts are of `from`: what is logged later is counted when it is replayed.
         let addressed = log.addressed(guard);
         let segments = addressed.iter().map(|s| Addressed {
