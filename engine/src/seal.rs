@@ -25,9 +25,11 @@ const STEP_BYTES: u64 = 4 << 20;
 
 /// Log that goes into one run, unless it is one segment that is longer.
 const RUN_BYTES_MAX: u64 = 128 << 20;
-/// Log that may be without a run while others write: what a first listing has to sort, some hundred milliseconds. What is
-/// cleaned before that never needs to be sorted.
-const LAG_BYTES_MAX: u64 = 256 << 20;
+/// Log that may be without a run while others write: as much of it that lives, which a first listing has to sort, some hundred
+/// milliseconds ...
+const LIVE_LAG_BYTES_MAX: u64 = 256 << 20;
+/// ... and as much in all. Where most of it is dead, cleaning gets there first, and what is cleaned never needs to be sorted.
+const LAG_BYTES_MAX: u64 = 512 << 20;
 
 /// Makes runs of sealed segments.
 #[derive(Default)]
@@ -37,6 +39,10 @@ pub(crate) struct Sealer {
 
 /// Segments under way.
 struct Sealing {
+    /// It was begun since nobody wrote; whoever writes again goes first.
+    at_rest: bool,
+    /// All of them.
+    of: Vec<Arc<Segment>>,
     /// Those not yet read to their end, the next one last.
     segments: Vec<Arc<Segment>>,
     from: u64,
@@ -49,7 +55,7 @@ struct Sealing {
 
 impl Sealer {
     /// Whether a run is under way.
-    #[cfg(feature = "testing")]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn is_at_work(&self) -> bool {
         self.at.is_some()
     }
@@ -61,8 +67,18 @@ impl Sealer {
         }
     }
 
-    /// One step; whether there was something to do. While others write, segments are put off until there are enough of them.
+    /// One step; whether there was something to do. While others write, segments are put off until there are enough of them, and so is
+    /// what is under way since nobody did.
     pub(crate) fn step(&mut self, commits: &Commits, quiet: bool) -> Result<bool, Failed> {
+        if !quiet && self.at.as_ref().is_some_and(|at| at.at_rest && !is_due(&unsealed(commits))) {
+            let segments = commits.log.segments(&epoch::pin());
+            let is_gone = |segment| !segments.iter().any(|s| Arc::ptr_eq(s, segment));
+            if self.at.as_ref().is_some_and(|at| at.of.iter().any(is_gone)) {
+                // Cleaned meanwhile: this would keep its file.
+                self.give_up(commits);
+            }
+            return Ok(false);
+        }
         let Some(mut at) = self.at.take().or_else(|| next(commits, quiet)) else { return Ok(false) };
         if let Some(segment) = at.segments.last() {
             let end = segment.region.published();
@@ -95,7 +111,7 @@ impl Sealer {
 
     /// Whether segments are put off until nobody writes.
     pub(crate) fn puts_off(&self, commits: &Commits) -> bool {
-        self.at.is_none() && next(commits, true).is_some()
+        self.at.is_some() || next(commits, true).is_some()
     }
 }
 
@@ -111,15 +127,28 @@ fn sort(segment: &Arc<Segment>, from: u64, limit: u64, store: u64) -> Result<(Op
     Ok((cursor.map(Source::Run), read))
 }
 
-/// The oldest segments that no run covers, as far as they are sealed, if it is time for a run: when nobody writes, or when
-/// there are many.
-fn next(commits: &Commits, quiet: bool) -> Option<Sealing> {
+/// Segments that wait for their run, oldest first, as far as they are closed for good.
+fn unsealed(commits: &Commits) -> Vec<Arc<Segment>> {
     let covered = commits.index.covered();
     let guard = &epoch::pin();
     let mut segments = commits.log.sealed(guard);
     let open = commits.log.segments(guard).into_iter().find(|s| !segments.iter().any(|sealed| Arc::ptr_eq(s, sealed)));
     segments.retain(|s| s.header.base >= covered && open.as_ref().is_none_or(|open| s.header.base < open.header.base));
-    if !quiet && segments.iter().map(|s| s.region.published()).sum::<u64>() < LAG_BYTES_MAX {
+    segments
+}
+
+/// Whether there are so many that they get their run while others write.
+fn is_due(waiting: &[Arc<Segment>]) -> bool {
+    let bytes: u64 = waiting.iter().map(|s| s.region.published()).sum();
+    let live: u64 = waiting.iter().map(|s| s.live_bytes() + s.tombstone_bytes()).sum();
+    live >= LIVE_LAG_BYTES_MAX || bytes >= LAG_BYTES_MAX
+}
+
+/// The oldest segments that wait for their run, if it is time for that: when nobody writes, or when there are many.
+fn next(commits: &Commits, quiet: bool) -> Option<Sealing> {
+    let mut segments = unsealed(commits);
+    let at_rest = !is_due(&segments);
+    if !quiet && at_rest {
         return None;
     }
     let mut bytes = 0;
@@ -134,6 +163,7 @@ fn next(commits: &Commits, quiet: bool) -> Option<Sealing> {
     if seeded(Bug::RunCoversTooMuch) {
         to += last.header.capacity;
     }
+    let (of, from) = (segments.clone(), commits.index.covered());
     segments.reverse();
-    Some(Sealing { segments, from: covered, to, read: HEADER_BYTES, sorted: Vec::new(), merging: None })
+    Some(Sealing { at_rest, of, segments, from, to, read: HEADER_BYTES, sorted: Vec::new(), merging: None })
 }

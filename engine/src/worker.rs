@@ -507,6 +507,38 @@ mod tests {
     }
 
     #[test]
+    fn a_run_begun_at_rest_waits_while_others_write_and_keeps_no_segment_that_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::new().durability(Durability::Os).segment_bytes_max(64 << 10);
+        let (_, store) = open(dir.path(), options);
+        let bucket = store.bucket("b").unwrap();
+        let commits = &store.0.commits;
+        let mut jobs = Jobs { cleaner: Cleaner::cleaning_from(64 << 10), ..Jobs::default() };
+        let mut write = |i: u32| _ = bucket.set(&(i % 3000).to_le_bytes(), &[7; 100]).unwrap();
+        (0..6000).for_each(&mut write);
+        let first = Arc::downgrade(&commits.log.segments(&epoch::pin())[0].region);
+        while !jobs.sealer.is_at_work() {
+            jobs.round(commits, false).unwrap();
+        }
+        let written = || store.stats().run_written_bytes.counts.iter().sum::<u64>();
+        for i in 0..40_000 {
+            write(i);
+            if i % 20 == 0 {
+                // What is closed waits for its sync as long as others write, and is cleaned when it is sealed.
+                if i % 1000 == 0 {
+                    store.sync().unwrap();
+                }
+                jobs.round(commits, false).unwrap();
+            }
+        }
+        assert_eq!((written(), jobs.sealer.is_at_work()), (0, false), "its segments were cleaned");
+        assert_eq!(first.strong_count(), 0);
+        while jobs.round(commits, false).unwrap() != Next::WhenRung {}
+        assert_eq!(written(), 1, "of all that was closed");
+        assert_eq!(bucket.list_keys(crate::ListOptions { keys_max: 5000, ..Default::default() }).unwrap().len(), 3000);
+    }
+
+    #[test]
     fn a_segment_that_took_more_while_the_next_was_late_does_not_keep_a_store_large() {
         const SEGMENT_BYTES: u64 = 1 << 20;
         // One round, all of which lives, and many over a few keys.
