@@ -26,7 +26,7 @@ use crossbeam_epoch::{self as epoch, Guard};
 use crate::catalogue::CATALOGUE;
 use crate::commit::Commits;
 use crate::error::{Error, ErrorKind, Result};
-use crate::log::record::{Defect, Kind, Record};
+use crate::log::record::{Defect, Kind, Purpose, Record};
 use crate::log::{Appended, SLOTS_MAX, slots_of};
 use crate::seeded::{Bug, seeded};
 use crate::segment::{HEADER_BYTES, Segment};
@@ -225,7 +225,7 @@ impl Cleaner {
                 return Ok(if self.emptied.is_empty() { Progress::None } else { Progress::Later });
             }
             let ends_active = self.gains_by_ending_active(commits, guard);
-            if mood == Mood::Idle && ends_active && commits.log.end_outgrown()? {
+            if mood == Mood::Idle && ends_active && commits.log.end_active(Purpose::Cleaning, Segment::outgrew_plan)? {
                 return Ok(Progress::Some);
             }
             let later = ends_active || !self.emptied.is_empty() || self.choose(commits, Mood::Idle, guard).is_some();

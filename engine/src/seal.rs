@@ -14,6 +14,8 @@ use crossbeam_epoch as epoch;
 use crate::commit::Commits;
 use crate::error::{Error, ErrorKind, Result};
 use crate::index;
+use crate::io::simulated;
+use crate::log::record::Purpose;
 use crate::merge::{Failed, Merging, Source};
 use crate::run::Cursor;
 use crate::seeded::{Bug, seeded};
@@ -30,6 +32,9 @@ const RUN_BYTES_MAX: u64 = 128 << 20;
 const LIVE_LAG_BYTES_MAX: u64 = 256 << 20;
 /// ... and as much in all. Where most of it is dead, cleaning gets there first, and what is cleaned never needs to be sorted.
 const LAG_BYTES_MAX: u64 = 512 << 20;
+
+/// Log in an active segment that is worth a segment of its own while nobody writes; less than half of what it is to take never is.
+const ACTIVE_BYTES_MIN: u64 = 4 << 20;
 
 /// Makes runs of sealed segments.
 #[derive(Default)]
@@ -109,9 +114,21 @@ impl Sealer {
         Ok(true)
     }
 
+    /// While nobody writes: has the active segment end if it holds much that a first listing would have to sort; whether it has.
+    pub(crate) fn end_active(&self, commits: &Commits) -> Result<bool> {
+        if commits.log.disk().read_only() || !holds_much(commits.log.active(&epoch::pin())) {
+            return Ok(false);
+        }
+        match commits.log.end_active(Purpose::Growth, holds_much) {
+            // Nobody needs it.
+            Err(e) if e.kind() == ErrorKind::NoSpace => Ok(false),
+            ended => ended,
+        }
+    }
+
     /// Whether segments are put off until nobody writes.
     pub(crate) fn puts_off(&self, commits: &Commits) -> bool {
-        self.at.is_some() || next(commits, true).is_some()
+        self.at.is_some() || next(commits, true).is_some() || holds_much(commits.log.active(&epoch::pin()))
     }
 }
 
@@ -125,6 +142,12 @@ fn sort(segment: &Arc<Segment>, from: u64, limit: u64, store: u64) -> Result<(Op
     let (run, read) = index::sort(segment, from, limit, store)?;
     let cursor = Cursor::first(&Arc::new(run)).map_err(index::in_memory)?;
     Ok((cursor.map(Source::Run), read))
+}
+
+/// Whether a segment that is still written to has so much to be sorted that it should be ended for that.
+fn holds_much(active: &Segment) -> bool {
+    let least = if simulated() { 0 } else { ACTIVE_BYTES_MIN };
+    active.region.published() >= least.max(active.planned() / 2) && !active.is_damaged()
 }
 
 /// Segments that wait for their run, oldest first, as far as they are closed for good.

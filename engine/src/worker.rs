@@ -395,6 +395,11 @@ impl Jobs {
         }
         prepared?;
         let (cleaning, made_runs) = (cleaning?, runs?);
+        let ends_active =
+            quiet && !starved && !self.no_runs && !more_closed && !made_runs && cleaning != Progress::Some;
+        if ends_active && self.sealer.end_active(commits)? {
+            return Ok(Next::AtOnce);
+        }
         // Not by what is retired, whose readers may be anybody's: what reaches the disk depends on this store alone.
         let idle = quiet && cleaning == Progress::None && !made_runs && !more_closed;
         if idle && commits.log.has_space_to_give_back() && !commits.log.give_back_space(self.seen_end)? {

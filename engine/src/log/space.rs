@@ -533,14 +533,14 @@ impl Log {
         }
     }
 
-    /// Cleaner: has the next segment take over from an active one that took more than it was made for; whether it has. Another may have
-    /// become the active one meanwhile.
-    pub(crate) fn end_outgrown(&self) -> Result<bool> {
-        self.make_next(0, Purpose::Cleaning)?;
+    /// Background: has the next segment take over from an active one that `may_end`; whether it has. Another may have become the active one
+    /// meanwhile.
+    pub(crate) fn end_active(&self, purpose: Purpose, may_end: impl Fn(&Segment) -> bool) -> Result<bool> {
+        self.make_next(0, purpose)?;
         let guard = &epoch::pin();
         let mut grow = self.grow.lock();
         let active = self.active.load(guard);
-        let may_end = active.outgrew_plan() && !grow.closed && !active.region.is_closed();
+        let may_end = may_end(active) && !grow.closed && !active.region.is_closed();
         Ok(may_end && self.rotate(&mut grow, active, 0, guard)?)
     }
 
