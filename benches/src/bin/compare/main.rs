@@ -138,6 +138,7 @@ fn measure(measure: &Measure) -> Result<()> {
 
     let mut repeated: BTreeMap<(usize, String, usize), Vec<Line>> = BTreeMap::new();
     let mut order = Vec::new();
+    let mut all = lines.clone();
     for repetition in 1..=measure.repetitions.max(1) {
         for group in Group::ALL {
             if !group.wanted(&measure.workloads) {
@@ -164,29 +165,36 @@ fn measure(measure: &Measure) -> Result<()> {
                     repeated.entry((number, workload, threads)).or_default().push(line);
                 }
             }
-        }
-    }
-
-    for (workload, threads) in order {
-        for number in 0..kinds.len() {
-            if let Some(all) = repeated.remove(&(number, workload.clone(), threads)) {
-                lines.push(report::middle(all, median)?);
+            // All engines take an hour and more: what there is so far is not lost with the rest.
+            all.clone_from(&lines);
+            for (workload, threads) in &order {
+                for number in 0..kinds.len() {
+                    if let Some(found) = repeated.get(&(number, workload.clone(), *threads)) {
+                        all.push(report::middle(found.clone(), median)?);
+                    }
+                }
+            }
+            if let Some(path) = &measure.json {
+                write_lines(&all, path)?;
             }
         }
     }
-    if let Some(path) = &measure.json {
-        let mut file = std::fs::File::create(path)?;
-        for line in &lines {
-            writeln!(file, "{}", serde_json::to_string(line)?)?;
-        }
-    }
+
     println!();
-    report::print(&lines);
-    let failed = lines.iter().filter(|line| matches!(line, Line::Failed { .. })).count();
+    report::print(&all);
+    let failed = all.iter().filter(|line| matches!(line, Line::Failed { .. })).count();
     if failed > 0 {
         return Err(format!("{failed} groups of workloads failed, see above").into());
     }
     Ok(())
+}
+
+fn write_lines(lines: &[Line], path: &Path) -> Result<()> {
+    let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
+    for line in lines {
+        writeln!(file, "{}", serde_json::to_string(line)?)?;
+    }
+    Ok(file.flush()?)
 }
 
 /// One group on a fresh directory, in processes of its own.
