@@ -462,6 +462,23 @@ mod tests {
     }
 
     #[test]
+    fn what_looks_like_a_batch_does_not_hide_the_commit_behind_it() {
+        let mut bytes = segment(&[&[1]]);
+        let end = bytes.len() as u64;
+        let mut put = |record: Record<'_>, salt| {
+            let at = bytes.len();
+            bytes.resize(at + record.bytes() as usize, 0);
+            record.encode(&mut bytes[at..], Seed::new(salt, at as u64));
+            at as u64
+        };
+        put(Record::batch(3, 1 << 30), SALT + 1);
+        let next = put(Record::set(1, b"key", b"value"), SALT);
+        assert_eq!(extent(&bytes, SALT).defect_at, end);
+        assert_eq!(next_commit(&bytes, SALT, end), Some(next));
+        assert_eq!(next_commit(&bytes, SALT, end - 1), Some(next), "past the batch too");
+    }
+
+    #[test]
     fn a_flipped_bit_ends_the_log_there_and_a_later_mark_is_a_witness() {
         let bytes = segment(&[&[1], &[2], &[4], &[5]]);
         for at in HEADER_BYTES as usize..bytes.len() {
