@@ -75,10 +75,11 @@ impl Sealer {
     /// One step; whether there was something to do. While others write, segments are put off until there are enough of them, and so is
     /// what is under way since nobody did.
     pub(crate) fn step(&mut self, commits: &Commits, quiet: bool) -> Result<bool, Failed> {
-        if !quiet && self.at.as_ref().is_some_and(|at| at.at_rest && !is_due(&unsealed(commits))) {
+        let waits = |at: &&Sealing| !quiet && at.at_rest && !is_due(&without_run(commits, commits.index.covered()));
+        if let Some(at) = self.at.as_ref().filter(waits) {
             let segments = commits.log.segments(&epoch::pin());
             let is_gone = |segment| !segments.iter().any(|s| Arc::ptr_eq(s, segment));
-            if self.at.as_ref().is_some_and(|at| at.of.iter().any(is_gone)) {
+            if at.of.iter().any(is_gone) {
                 // Cleaned meanwhile: this would keep its file.
                 self.give_up(commits);
             }
@@ -150,9 +151,8 @@ fn holds_much(active: &Segment) -> bool {
     active.region.published() >= least.max(active.planned() / 2) && !active.is_damaged()
 }
 
-/// Segments that wait for their run, oldest first, as far as they are closed for good.
-fn unsealed(commits: &Commits) -> Vec<Arc<Segment>> {
-    let covered = commits.index.covered();
+/// Segments that wait for their run, oldest first, as far as they are closed for good; runs end at `covered`.
+fn without_run(commits: &Commits, covered: u64) -> Vec<Arc<Segment>> {
     let guard = &epoch::pin();
     let mut segments = commits.log.sealed(guard);
     let open = commits.log.segments(guard).into_iter().find(|s| !segments.iter().any(|sealed| Arc::ptr_eq(s, sealed)));
@@ -169,7 +169,8 @@ fn is_due(waiting: &[Arc<Segment>]) -> bool {
 
 /// The oldest segments that wait for their run, if it is time for that: when nobody writes, or when there are many.
 fn next(commits: &Commits, quiet: bool) -> Option<Sealing> {
-    let mut segments = unsealed(commits);
+    let from = commits.index.covered();
+    let mut segments = without_run(commits, from);
     let at_rest = !is_due(&segments);
     if !quiet && at_rest {
         return None;
@@ -186,7 +187,7 @@ fn next(commits: &Commits, quiet: bool) -> Option<Sealing> {
     if seeded(Bug::RunCoversTooMuch) {
         to += last.header.capacity;
     }
-    let (of, from) = (segments.clone(), commits.index.covered());
+    let of = segments.clone();
     segments.reverse();
     Some(Sealing { at_rest, of, segments, from, to, read: HEADER_BYTES, sorted: Vec::new(), merging: None })
 }

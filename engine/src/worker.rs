@@ -395,13 +395,13 @@ impl Jobs {
         }
         prepared?;
         let (cleaning, made_runs) = (cleaning?, runs?);
-        let ends_active =
-            quiet && !starved && !self.no_runs && !more_closed && !made_runs && cleaning != Progress::Some;
+        let rests = quiet && !made_runs && !more_closed;
+        let ends_active = rests && !starved && !self.no_runs && cleaning != Progress::Some;
         if ends_active && self.sealer.end_active(commits)? {
             return Ok(Next::AtOnce);
         }
         // Not by what is retired, whose readers may be anybody's: what reaches the disk depends on this store alone.
-        let idle = quiet && cleaning == Progress::None && !made_runs && !more_closed;
+        let idle = rests && cleaning == Progress::None;
         if idle && commits.log.has_space_to_give_back() && !commits.log.give_back_space(self.seen_end)? {
             return Ok(Next::Soon);
         }
@@ -509,6 +509,23 @@ mod tests {
         }
         while jobs.round(commits, false).unwrap() != Next::WhenRung {}
         assert_eq!(written(), 1, "of all that was closed");
+    }
+
+    #[test]
+    fn at_rest_a_segment_with_much_to_sort_is_ended_and_gets_its_run() {
+        for (kibibytes, is_ended) in [(3 << 10, false), (6 << 10, true)] {
+            let dir = tempfile::tempdir().unwrap();
+            // The first segment takes all of it.
+            let options = Options { next_is_late: true, ..Options::new().durability(Durability::Os) };
+            let (_, store) = open(dir.path(), options);
+            let (bucket, commits) = (store.bucket("b").unwrap(), &store.0.commits);
+            for i in 0..kibibytes {
+                bucket.set(&(i as u32).to_le_bytes(), &[7; 1024]).unwrap();
+            }
+            let end = commits.log.end(&epoch::pin());
+            come_to_rest(commits);
+            assert_eq!(commits.index.covered() >= end, is_ended || !crate::io::MAPS_PAST_END, "{kibibytes} KiB");
+        }
     }
 
     #[test]
