@@ -290,6 +290,15 @@ impl Did {
             other => other,
         }
     }
+
+    /// What the key holds after the call, as its answer tells.
+    fn leaves(&self) -> Option<u64> {
+        match *self {
+            Did::Set(value) => Some(value),
+            Did::Got(value) | Did::Added(value) => value,
+            Did::Deleted(_) => None,
+        }
+    }
 }
 
 /// Whether some order of the calls explains what they told.
@@ -342,15 +351,9 @@ impl Calls {
             return false;
         }
         left().filter(|(_, event)| event.begin < first_end).any(|(i, event)| {
-            self.before(&event.call, placed, first_end).into_iter().any(|before| {
-                let now = match event.call {
-                    Did::Set(value) => Some(value),
-                    Did::Got(value) => value,
-                    Did::Deleted(_) => None,
-                    Did::Added(sum) => sum,
-                };
-                self.explain(Placed { answered: before.answered | 1 << i, now, ..before }, known)
-            })
+            let (answered, now) = (placed.answered | 1 << i, event.call.leaves());
+            let mut ways = self.before(&event.call, placed, first_end).into_iter();
+            ways.any(|before| self.explain(Placed { answered, now, ..before }, known))
         })
     }
 
@@ -372,7 +375,7 @@ impl Calls {
             return vec![placed];
         }
         let mut from = vec![placed];
-        if self.deletes.get(placed.deletes).is_some_and(|begin| *begin < end) {
+        if placed.now.is_some() && self.deletes.get(placed.deletes).is_some_and(|begin| *begin < end) {
             from.push(Placed { deletes: placed.deletes + 1, now: None, ..placed });
         }
         from.extend(self.sets_left(placed, end));
