@@ -155,7 +155,7 @@ fn due_when_busy(commits: &Commits, directory: u64, guard: &Guard) -> u64 {
 
 impl Writing {
     fn begin(commits: &Commits) -> Result<Writing> {
-        let (log, guard) = (&commits.log, &epoch::pin());
+        let log = &commits.log;
         let (_, number) = log.checkpoint();
         let name = file_name(number);
         let failed = |e| Error::io(format_args!("cannot make {name}"), e);
@@ -167,7 +167,10 @@ impl Writing {
             }
             other => other.map_err(failed)?,
         };
-        commits.wait(log.end(guard))?;
+        // Nothing is pinned while the disk is waited for: what others give up meanwhile would stay in memory.
+        let end = log.end(&epoch::pin());
+        commits.wait(end)?;
+        let guard = &epoch::pin();
         let from = commits.shown(guard);
         // The counts are of `from`: what is logged later is counted when it is replayed.
         let addressed = log.addressed(guard);
@@ -225,7 +228,7 @@ impl Writing {
     }
 
     fn finish(mut self, commits: &Commits) -> Result<()> {
-        let (log, guard) = (&commits.log, &epoch::pin());
+        let (log, guard) = (&commits.log, epoch::pin());
         let name = file_name(self.contents.number);
         let failed = |e| Error::io(format_args!("cannot write {name}"), e);
         let no_sync = |e| Error::sync(format_args!("cannot sync {name}"), e);
@@ -234,13 +237,14 @@ impl Writing {
         let named: BTreeSet<u64> = buckets.named.iter().map(|(id, _)| *id).collect();
         buckets.forgotten.extend(&self.buckets - &named);
         self.contents.buckets = buckets;
-        let end = log.end(guard);
+        let end = log.end(&guard);
         self.contents.end = end;
         if seeded(Bug::CheckpointTooNew) {
             self.contents.from = end;
         }
         let counted = std::mem::take(&mut self.contents.segments);
-        let now = log.addressed(guard);
+        let now = log.addressed(&guard);
+        drop(guard);
         self.contents.segments = now
             .iter()
             .map(|s| {
